@@ -1,0 +1,27 @@
+"""NUMA placement for Incus and LXD hosts.
+
+The words used everywhere in this package (a new noun is added here first):
+
+machine     the host: its nodes, CPUs and distances.
+node        always a NUMA node; a server of a cluster is a *member*.
+cpu         a hardware thread, by its kernel id.
+core, L3    CPUs that share a physical core, or a last-level cache; named by their lowest CPU id.
+usable      a CPU that is online, not isolated by the kernel and not reserved by the settings.
+instance    a container or virtual machine of the server.
+managed     an instance that asked for `balanced`; every other one is only counted as load.
+demand      what an instance needs: vCPUs, their weight, memory.
+policy      the rule that chooses nodes for an instance.
+placement   the nodes, CPUs and memory nodes (mems) decided for an instance.
+observed    what an instance has now, as its configuration and its cgroup say.
+fresh       an observed placement that the server chose by itself at start and nobody has judged yet.
+load        committed vCPU weight over usable CPUs, of a node or of a CPU.
+plan        placements and rejections for all managed instances.
+rejection   a refusal, as a value: instance, reason, a sentence with numbers.
+move        a change of nodes of an instance that had a placement.
+step        one change that brings an instance nearer to its placement.
+snapshot    everything a plan is decided from.
+pass        observe, decide, apply; its outcome is a report.
+trigger     a hint to look again: an event, a timer, a changed file, a signal.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""The `incus-numa` command."""

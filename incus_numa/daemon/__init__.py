@@ -1,0 +1,1 @@
+"""The service: observes, plans and applies when something says "look again"."""

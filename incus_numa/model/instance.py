@@ -1,0 +1,80 @@
+"""What the server says about an instance, and what follows from it: the demand. Built by `server.decode`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+from incus_numa.cpuset import CpuSet, NodeSet
+
+
+class InstanceKey(NamedTuple):
+    """Project and name: what identifies an instance on a server. Sorts by project, then name."""
+
+    project: str
+    name: str
+
+    def __str__(self) -> str:
+        return self.name if self.project == "default" else f"{self.project}/{self.name}"
+
+
+class InstanceType(Enum):
+    """The server's two kinds of instances."""
+
+    CONTAINER = "container"
+    VIRTUAL_MACHINE = "virtual-machine"
+
+
+class Policy(Enum):
+    """How nodes are chosen; the kubelet's names, and Incus' `balanced`."""
+
+    BALANCED = "balanced"
+    NONE = "none"
+    BEST_EFFORT = "best-effort"
+    RESTRICTED = "restricted"
+    SINGLE_NUMA_NODE = "single-numa-node"
+
+
+class MemoryMode(Enum):
+    """When memory is bound to the placement's nodes: with a one-node placement, always, never."""
+
+    LOCAL = "local"
+    BIND = "bind"
+    NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Demand:
+    """What an instance needs.
+
+    `vcpus` is None when the instance has no CPU limit: it counts as 1 and gets all CPUs of its node.
+    `pinned_cpus` is an explicit list in `limits.cpu`, which is respected and counted. `weight` is the load it
+    commits, in CPUs. `memory_bytes` is its limit, else its usage; None when neither is known.
+    """
+
+    vcpus: int | None = None
+    weight: float = 1.0
+    memory_bytes: int | None = None
+    pinned_cpus: CpuSet | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Instance:
+    """One running instance. Unmanaged ones are never touched and only count as load.
+
+    `problem` says why a managed instance cannot be placed because of its own keys: (key, what is wrong with it).
+    `group`, `avoid`, `device_nodes` are decoded for the planner's later versions.
+    """
+
+    key: InstanceKey
+    type: InstanceType = InstanceType.CONTAINER
+    managed: bool = False
+    demand: Demand = field(default_factory=Demand)
+    policy: Policy = Policy.BALANCED
+    memory: MemoryMode = MemoryMode.LOCAL
+    group: str | None = None
+    avoid: tuple[str, ...] = ()
+    device_nodes: NodeSet = field(default_factory=NodeSet)
+    movable: bool = True
+    problem: tuple[str, str] | None = None

@@ -1,0 +1,79 @@
+"""The host: CPUs, nodes and distances, as values. Built by `topology`, `simulator` and `plan --machine`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from incus_numa.cpuset import CpuSet, NodeSet
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cpu:
+    """One online hardware thread.
+
+    `core` and `l3` are the lowest CPU id that shares it, so they are unique machine-wide. `node` is None for a CPU
+    that belongs to no node, `l3` and `socket` are None when unknown.
+    """
+
+    id: int
+    node: int | None
+    socket: int | None
+    core: int
+    l3: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Node:
+    """One NUMA node.
+
+    `cpus` are its online CPUs (empty: it holds memory only). Memory in bytes, None when unknown, 0 for a node
+    without memory. `distances` maps node ids to the kernel's relative distance (10 is local), empty when unknown.
+    """
+
+    id: int
+    cpus: CpuSet
+    memory_bytes: int | None = None
+    free_bytes: int | None = None
+    distances: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A host as the kernel describes it. `nodes` and `cpus` are ordered by id; `warnings` are sentences for people."""
+
+    name: str = ""
+    nodes: tuple[Node, ...]
+    cpus: tuple[Cpu, ...]
+    online: CpuSet
+    isolated: CpuSet = field(default_factory=CpuSet)
+    warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def node_by_id(self) -> Mapping[int, Node]:
+        """Nodes by id."""
+        return {node.id: node for node in self.nodes}
+
+    @cached_property
+    def cpu_by_id(self) -> Mapping[int, Cpu]:
+        """Online CPUs by id."""
+        return {cpu.id: cpu for cpu in self.cpus}
+
+    @cached_property
+    def memory_bytes(self) -> int:
+        """Memory of all nodes whose size is known."""
+        return sum(node.memory_bytes or 0 for node in self.nodes)
+
+    @cached_property
+    def memory_nodes(self) -> NodeSet:
+        """Nodes that are not known to have no memory: those that memory may be bound to."""
+        return NodeSet(node.id for node in self.nodes if node.memory_bytes != 0)
+
+    def nodes_of(self, cpus: CpuSet) -> NodeSet:
+        """The nodes that own at least one of the CPUs."""
+        return NodeSet(node.id for node in self.nodes if node.cpus & cpus)
+
+    def distance(self, source: int, target: int) -> int | None:
+        """The kernel's distance between two nodes, None when unknown."""
+        return self.node_by_id[source].distances.get(target)

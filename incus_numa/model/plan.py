@@ -1,0 +1,104 @@
+"""Decisions and the steps that carry them out, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from incus_numa.cpuset import CpuSet, NodeSet
+from incus_numa.model.instance import InstanceKey
+
+
+class Reason(Enum):
+    """Why an instance was refused."""
+
+    BAD_KEY = "bad-key"
+    NO_CPUS = "no-cpus"
+    NO_MEMORY = "no-memory"
+    NOT_ONE_NODE = "not-one-node"
+    NOT_NARROWEST = "not-narrowest"
+    BAD_PIN = "bad-pin"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placement:
+    """Where an instance belongs. `mems` is None when its memory is not bound; `reason` is a sentence."""
+
+    key: InstanceKey
+    nodes: NodeSet
+    cpus: CpuSet
+    mems: NodeSet | None = None
+    moved: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rejection:
+    """A refusal. The instance is left as it is; `detail` is a sentence with the numbers."""
+
+    key: InstanceKey
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Placements and rejections of managed instances, ordered by project and name.
+
+    `node_load` is committed vCPU weight over usable CPUs per node, after the plan, for nodes with usable CPUs.
+    """
+
+    placements: tuple[Placement, ...] = ()
+    rejections: tuple[Rejection, ...] = ()
+    node_load: Mapping[int, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PatchNodes:
+    """Write the server's record of the nodes (`volatile.cpu.nodes`)."""
+
+    key: InstanceKey
+    nodes: NodeSet
+    before: NodeSet | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WriteCpus:
+    """Write `cpuset.cpus` of the instance's cgroup."""
+
+    key: InstanceKey
+    cpus: CpuSet
+    before: CpuSet | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WriteMems:
+    """Write `cpuset.mems` of the instance's cgroup, which moves its pages. Empty `mems` unbinds."""
+
+    key: InstanceKey
+    mems: NodeSet
+    before: NodeSet | None
+
+
+Step = PatchNodes | WriteCpus | WriteMems
+
+
+class Outcome(Enum):
+    """What became of a step."""
+
+    DONE = "done"
+    WOULD_DO = "would do"
+    GONE = "gone"
+    FORBIDDEN = "forbidden"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepResult:
+    """A step and what became of it; `detail` is empty when there is nothing to add."""
+
+    step: Step
+    outcome: Outcome
+    detail: str = ""

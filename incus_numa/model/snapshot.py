@@ -1,0 +1,39 @@
+"""Everything a plan is decided from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from incus_numa.cpuset import CpuSet, NodeSet
+from incus_numa.model.instance import Instance, InstanceKey
+from incus_numa.model.load import Load
+from incus_numa.model.machine import Machine
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observed:
+    """What an instance has now.
+
+    `nodes` is what the server's configuration says (`volatile.cpu.nodes`), `cpus` and `mems` what its cgroup says;
+    None when there is no value. An empty `mems` means that memory is not bound. `fresh` tells that nodes and CPUs
+    are the server's own choice at start, which is kept only where it is not worse than ours.
+    """
+
+    nodes: NodeSet | None = None
+    cpus: CpuSet | None = None
+    mems: NodeSet | None = None
+    fresh: bool = False
+
+
+NOTHING = Observed()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """Machine, running instances and what they have now. The order of `instances` never matters."""
+
+    machine: Machine
+    instances: tuple[Instance, ...] = ()
+    observed: Mapping[InstanceKey, Observed] = field(default_factory=dict)
+    load: Load = field(default_factory=Load)

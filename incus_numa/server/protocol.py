@@ -1,0 +1,87 @@
+"""What the rest of the program may ask of a server, and the values it gets back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from incus_numa.model.instance import InstanceKey, InstanceType
+
+
+class Product(Enum):
+    """The two servers."""
+
+    INCUS = "incus"
+    LXD = "lxd"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerInfo:
+    """`GET /1.0`: who answers. `member` is this cluster member's name, None outside a cluster."""
+
+    product: Product
+    version: str
+    extensions: frozenset[str]
+    member: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerInstance:
+    """One instance as the server has it, after profiles.
+
+    `own` holds the keys set on the instance itself, `config` the expanded ones. `pid` is its init (container) or QEMU
+    (VM), None unless it runs. `etag` is None in listings. `memory_usage` in bytes, None when unknown.
+    """
+
+    key: InstanceKey
+    type: InstanceType
+    running: bool
+    config: Mapping[str, str]
+    own: Mapping[str, str] = field(default_factory=dict)
+    pid: int | None = None
+    location: str | None = None
+    etag: str | None = None
+    memory_usage: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """A lifecycle event: `action` as the server calls it, such as `instance-started`."""
+
+    action: str
+    key: InstanceKey | None
+    location: str | None = None
+
+
+class Connected:
+    """Sent once after every (re)connection of the event stream: events may have been missed, list everything."""
+
+
+class Server(Protocol):
+    """Incus or LXD. Every method may raise UnreachableError, and ReportError for an answer that makes no sense."""
+
+    async def get_info(self) -> ServerInfo:
+        """Who answers, and what it can do."""
+
+    async def list_instances(self) -> tuple[ServerInstance, ...]:
+        """All instances of all projects, with their state, in one request."""
+
+    async def get_instance(self, key: InstanceKey) -> ServerInstance:
+        """One instance with its state and ETag, in one request. Raises GoneError."""
+
+    async def patch_config(self, key: InstanceKey, changes: Mapping[str, str], etag: str | None) -> None:
+        """Change keys of one instance, if it still has the ETag.
+
+        Raises RetryError (412, busy), GoneError, ForbiddenKeyError (the project forbids it), ReportError.
+        """
+
+    async def get_resources(self) -> bytes:
+        """The `metadata` of `GET /1.0/resources`, as JSON for `topology.resources`."""
+
+    def watch_events(self) -> AsyncIterator[Event | Connected]:
+        """Lifecycle events of all projects, for ever: reconnects by itself, with `Connected` first each time."""
+
+    async def close(self) -> None:
+        """Give back connections."""
