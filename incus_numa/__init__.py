@@ -13,7 +13,7 @@ demand      what an instance needs: vCPUs, their weight, memory.
 policy      the rule that chooses nodes for an instance.
 placement   the nodes, CPUs and memory nodes (mems) decided for an instance.
 observed    what an instance has now, as its configuration and its cgroup say.
-fresh       an observed placement that the server chose by itself at start and nobody has judged yet.
+decided     what we decided for an instance since it started; what it has without that is the server's choice.
 load        committed vCPU weight over usable CPUs, of a node or of a CPU.
 plan        placements and rejections for all managed instances.
 rejection   a refusal, as a value: instance, reason, a sentence with numbers.

@@ -13,7 +13,7 @@ from typing import Self
 MAX_ID = 1 << 16
 """Ids at or above this are refused: no kernel has that many CPUs or nodes, so the text is wrong."""
 
-_ELEMENT = re.compile(r"([0-9]+)(?:-([0-9]+))?\Z")
+_ELEMENT = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?\Z")
 
 
 class IdSet:

@@ -50,12 +50,13 @@ class Demand:
 
     `vcpus` is None when the instance has no CPU limit: it counts as 1 and gets all CPUs of its node.
     `pinned_cpus` is an explicit list in `limits.cpu`, which is respected and counted. `weight` is the load it
-    commits, in CPUs. `memory_bytes` is its limit, else its usage; None when neither is known.
+    commits, in CPUs. `memory_bytes` is its limit, else its usage (`memory_is_usage`); None when neither is known.
     """
 
     vcpus: int | None = None
     weight: float = 1.0
     memory_bytes: int | None = None
+    memory_is_usage: bool = False
     pinned_cpus: CpuSet | None = None
 
 

@@ -12,18 +12,26 @@ from incus_numa.model.machine import Machine
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Decided:
+    """What we decided for an instance since it started. `cpus` is None where only the nodes are known."""
+
+    nodes: NodeSet
+    cpus: CpuSet | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Observed:
     """What an instance has now.
 
     `nodes` is what the server's configuration says (`volatile.cpu.nodes`), `cpus` and `mems` what its cgroup says;
-    None when there is no value. An empty `mems` means that memory is not bound. `fresh` tells that nodes and CPUs
-    are the server's own choice at start, which is kept only where it is not worse than ours.
+    None when there is no value. An empty `mems` means that memory is not bound. Without `decided`, nodes and CPUs
+    are the server's own choice, which is kept only where it is not worse than ours.
     """
 
     nodes: NodeSet | None = None
     cpus: CpuSet | None = None
     mems: NodeSet | None = None
-    fresh: bool = False
+    decided: Decided | None = None
 
 
 NOTHING = Observed()
