@@ -109,7 +109,7 @@ class IdSet:
         return isinstance(one, int) and one >= 0 and bool(self._mask >> one & 1)
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._mask == other._mask  # type: ignore[attr-defined]
+        return isinstance(other, IdSet) and type(self) is type(other) and self._mask == other._mask
 
     def __hash__(self) -> int:
         return hash((type(self), self._mask))

@@ -7,7 +7,7 @@ Byte suffixes are those of Incus (`kB`, `MB`, `GiB`, ...: units.ParseByteSizeStr
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+from fractions import Fraction
 
 _AMOUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*\Z")
 _DECIMAL = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15, "e": 10**18}
@@ -28,8 +28,8 @@ def parse_bytes(text: str) -> int:
     unit = _UNITS.get(match[2].lower()) if match else None
     if match is None or unit is None:
         raise ValueError(f"bad amount {text!r}: expected for example 8GiB, 500MB or plain bytes")
-    exact = Decimal(match[1]) * unit
-    if exact != exact.to_integral_value():
+    exact = Fraction(match[1]) * unit
+    if exact.denominator != 1:
         raise ValueError(f"bad amount {text!r}: not a whole number of bytes")
     return int(exact)
 

@@ -55,7 +55,7 @@ class PlacementSettings:
     reserved_cpus: str = key("", "CPUs kept for the host, in kernel list format; never given to an instance.")
     load_weight: Weight = key(1.0, "Weight of the resulting load of the chosen nodes (0 to 1000).")
     distance_weight: Weight = key(
-        1.0, "Weight of the mean distance between the chosen nodes, local distance being 1 (0 to 1000)."
+        0.1, "Weight of the mean distance between the chosen nodes, local distance being 1 (0 to 1000)."
     )
 
 
@@ -140,10 +140,12 @@ def render_settings(settings: Settings) -> str:
     lines = []
     for table in fields(settings):
         value = getattr(settings, table.name)
-        lines.append(f"# {type(value).__doc__.splitlines()[0]}\n[{table.name}]")
+        lines.append(f"# {(type(value).__doc__ or '').splitlines()[0]}\n[{table.name}]")
         for one in fields(value):
             lines.append(f"# {one.metadata['meaning']}")
-            lines.append(toml.dumps({one.name: _plain(getattr(value, one.name))}).strip())
+            lines.append(
+                toml.dumps({one.name: _plain(getattr(value, one.name))}).strip().replace("[ ", "[").replace(",]", "]")
+            )
         lines.append("")
     return "\n".join(lines)
 

@@ -8,6 +8,9 @@ from functools import cached_property
 
 from incus_numa.cpuset import CpuSet, NodeSet
 
+LOCAL_DISTANCE = 10
+"""The distance of a node to itself, by the ACPI SLIT definition."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cpu:
@@ -69,6 +72,28 @@ class Machine:
     def memory_nodes(self) -> NodeSet:
         """Nodes that are not known to have no memory: those that memory may be bound to."""
         return NodeSet(node.id for node in self.nodes if node.memory_bytes != 0)
+
+    @cached_property
+    def cpus_by_node(self) -> Mapping[int, tuple[Cpu, ...]]:
+        """Online CPUs of every node, by id."""
+        known = self.cpu_by_id
+        return {node.id: tuple(known[cpu] for cpu in node.cpus if cpu in known) for node in self.nodes}
+
+    @cached_property
+    def remoteness(self) -> Mapping[int, Mapping[int, float]]:
+        """For each pair of nodes both directions' distances added, local distances being 0 and one local distance 1.
+
+        A pair of unknown distance counts as the farthest known pair, and as local when nothing is known.
+        """
+        known = [value for node in self.nodes for other, value in node.distances.items() if other != node.id]
+        farthest = max(known, default=LOCAL_DISTANCE)
+        one_way = {
+            node.id: {other.id: node.distances.get(other.id, farthest) / LOCAL_DISTANCE - 1 for other in self.nodes}
+            for node in self.nodes
+        }
+        return {
+            a: {b: 0.0 if a == b else there + one_way[b][a] for b, there in row.items()} for a, row in one_way.items()
+        }
 
     def nodes_of(self, cpus: CpuSet) -> NodeSet:
         """The nodes that own at least one of the CPUs."""

@@ -91,6 +91,7 @@ class Outcome(Enum):
     DONE = "done"
     WOULD_DO = "would do"
     GONE = "gone"
+    BUSY = "busy"
     FORBIDDEN = "forbidden"
     FAILED = "failed"
 
@@ -102,3 +103,12 @@ class StepResult:
     step: Step
     outcome: Outcome
     detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PassReport:
+    """What a pass decided and did. `problems` are sentences about what could not be seen or applied."""
+
+    plan: Plan = field(default_factory=Plan)
+    results: tuple[StepResult, ...] = ()
+    problems: tuple[str, ...] = ()

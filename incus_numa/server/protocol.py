@@ -47,6 +47,14 @@ class ServerInstance:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    """All instances that could be read. `problems` has one sentence for each that could not."""
+
+    instances: tuple[ServerInstance, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
     """A lifecycle event: `action` as the server calls it, such as `instance-started`."""
 
@@ -65,11 +73,14 @@ class Server(Protocol):
     async def get_info(self) -> ServerInfo:
         """Who answers, and what it can do."""
 
-    async def list_instances(self) -> tuple[ServerInstance, ...]:
-        """All instances of all projects, with their state, in one request."""
+    async def list_instances(self) -> Listing:
+        """All instances of all projects, in one request, without ETag and pid. A broken one hides no other."""
 
     async def get_instance(self, key: InstanceKey) -> ServerInstance:
-        """One instance with its state and ETag, in one request. Raises GoneError."""
+        """One instance with its ETag, in one request. Raises GoneError."""
+
+    async def get_pid(self, key: InstanceKey) -> int | None:
+        """The pid of a running instance's init or QEMU (`/state`), None when it does not run. Raises GoneError."""
 
     async def patch_config(self, key: InstanceKey, changes: Mapping[str, str], etag: str | None) -> None:
         """Change keys of one instance, if it still has the ETag.

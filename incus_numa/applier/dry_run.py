@@ -1,0 +1,16 @@
+"""Says what would be done. Used by `rebalance --dry-run`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from incus_numa.applier.protocol import Target
+from incus_numa.model.plan import Outcome, Step, StepResult
+
+
+class DryRunApplier:
+    """An Applier that changes nothing."""
+
+    async def apply(self, target: Target, steps: Sequence[Step]) -> tuple[StepResult, ...]:
+        """Every step, as something that would be done."""
+        return tuple(StepResult(step=step, outcome=Outcome.WOULD_DO) for step in steps)

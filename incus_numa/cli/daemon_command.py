@@ -1,0 +1,84 @@
+"""`incus-numa daemon`: the service."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+
+import click
+
+from incus_numa import __version__
+from incus_numa.applier.live import LiveApplier
+from incus_numa.cli.options import common, load_settings, start_logging
+from incus_numa.cli.wiring import cgroup_files
+from incus_numa.daemon.notify import Notifier
+from incus_numa.daemon.observe import World
+from incus_numa.daemon.reconciler import Reconciler
+from incus_numa.daemon.service import Service
+from incus_numa.errors import UnreachableError
+from incus_numa.server.http_server import HttpServer
+from incus_numa.server.sockets import find_socket
+from incus_numa.settings import Settings
+
+log = logging.getLogger(__name__)
+
+SEARCH_S = 5.0
+"""How often the server's socket is looked for while there is none."""
+
+
+@click.command()
+@common
+def command(config_file: Path | None, log_level: str) -> None:
+    """Run the service: watch the server and keep every managed instance on its nodes.
+
+    Example: incus-numa daemon --config /etc/incus-numa/config.toml
+    """
+    start_logging(log_level)
+    settings = load_settings(config_file)
+    asyncio.run(serve(settings, config_file))
+
+
+async def serve(settings: Settings, config_file: Path | None) -> None:
+    """Run until SIGTERM or SIGINT."""
+    notifier = Notifier(os.environ)
+    path = await _wait_for_socket(settings, notifier)
+    cgroups = cgroup_files(settings)
+    for problem in cgroups.check():
+        log.warning("%s", problem)
+    server = HttpServer(path, settings.server.timeout_s)
+    world = World(server, cgroups, settings.host, settings.placement)
+    if len(world.machine.nodes) < 2:
+        log.warning("this host has one node: CPUs are still placed, memory is not bound")
+    applier = LiveApplier(server, cgroups, write_timeout_s=settings.daemon.write_timeout_s)
+    log.info(
+        "incus-numa %s: %d nodes, %d CPUs, server %s",
+        __version__,
+        len(world.machine.nodes),
+        len(world.machine.online),
+        path,
+    )
+    await Service(
+        server,
+        Reconciler(world, applier),
+        settings,
+        load_settings=lambda: load_settings(config_file),
+        notifier=notifier,
+    ).run()
+
+
+async def _wait_for_socket(settings: Settings, notifier: Notifier) -> str:
+    """The server's socket, waited for: at boot the server may come after us."""
+    said = False
+    while True:
+        try:
+            return find_socket(settings.server.socket, os.environ).path
+        except UnreachableError as error:
+            if not said:
+                log.warning("%s; looking again every %g s", error, SEARCH_S)
+                notifier.ready()
+                notifier.status("waiting for a server")
+                said = True
+            notifier.alive()
+            await asyncio.sleep(SEARCH_S)

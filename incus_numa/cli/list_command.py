@@ -1,0 +1,79 @@
+"""`incus-numa list`: placements and load now."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from incus_numa.cli import output
+from incus_numa.cli.options import common, formatted, load_settings, start_logging
+from incus_numa.cli.survey import Survey, survey
+from incus_numa.quantities import render_bytes
+
+
+@click.command(name="list")
+@click.option("--project", default=None, help="Only instances of this project.")
+@formatted
+@common
+def command(config_file: Path | None, log_level: str, output_format: str, project: str | None) -> None:
+    """List running instances with their nodes, CPUs and memory nodes, and the load of every node.
+
+    Example: incus-numa list --format json
+    """
+    start_logging("warning" if log_level == "info" else log_level)
+    found = asyncio.run(survey(load_settings(config_file)))
+    rows = instance_rows(found, project)
+    data = {"instances": rows, "nodes": node_rows(found)}
+    output.emit(output_format, data, rows, lambda: _tables(found, rows))
+
+
+def instance_rows(found: Survey, project: str | None = None) -> list[output.Row]:
+    """One row per running instance; `state` is placed, differs, refused, unmanaged or unknown."""
+    return [
+        {
+            "project": seen.instance.key.project,
+            "name": seen.instance.key.name,
+            "type": seen.instance.type.value,
+            "vcpus": seen.instance.demand.vcpus,
+            "memory_bytes": seen.instance.demand.memory_bytes,
+            "nodes": str(seen.observed.nodes) if seen.observed.nodes else None,
+            "cpus": str(seen.observed.cpus) if seen.observed.cpus else None,
+            "mems": str(seen.observed.mems) if seen.observed.mems else None,
+            "state": found.state(seen),
+        }
+        for seen in found.seen
+        if project in (None, seen.instance.key.project)
+    ]
+
+
+def node_rows(found: Survey) -> list[output.Row]:
+    """One row per node: its CPUs, committed load and memory."""
+    return [
+        {
+            "node": node.id,
+            "cpus": str(node.cpus),
+            "load": found.load_now.get(node.id),
+            "memory_bytes": node.memory_bytes,
+            "free_bytes": node.free_bytes,
+        }
+        for node in found.machine.nodes
+    ]
+
+
+def _tables(found: Survey, rows: list[output.Row]) -> None:
+    shown = [row | {"memory": _bytes(row["memory_bytes"])} for row in rows]
+    columns = ("project", "name", "vcpus", "memory", "nodes", "cpus", "mems", "state")
+    output.print_table([{name: row[name] for name in columns} for row in shown], empty="no instance runs")
+    output.print_table(
+        [
+            {"node": row["node"], "cpus": row["cpus"], "load": row["load"]}
+            | {"memory": _bytes(row["memory_bytes"]), "free": _bytes(row["free_bytes"])}
+            for row in node_rows(found)
+        ]
+    )
+
+
+def _bytes(size: int | None) -> str | None:
+    return None if size is None else render_bytes(size)

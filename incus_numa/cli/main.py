@@ -1,0 +1,84 @@
+"""The command group. Commands are imported when they are used, so that `incus-numa --version` starts at once."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Mapping
+
+import click
+
+from incus_numa import __version__
+from incus_numa.errors import ConfigError, IncusNumaError, UnreachableError
+
+COMMANDS: Mapping[str, str] = {
+    "check": "Host, server and instances: what will not work, and what would crash the server.",
+    "config": "Show or validate the configuration.",
+    "daemon": "Run the service.",
+    "demo": "The daemon against the built-in simulator: no Incus, no root.",
+    "explain": "Why an instance is where it is.",
+    "list": "Placements and load now.",
+    "plan": "Decide offline from files; touches nothing.",
+    "rebalance": "One pass now: place what is not placed.",
+    "topology": "The machine as incus-numa sees it.",
+}
+"""Names and short help; each is `command` in `incus_numa.cli.NAME_command`."""
+
+EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_REFUSED = 1, 2, 3, 4
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only to run it or to show its own help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All commands, sorted."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"incus_numa.cli.{cmd_name}_command").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="incus-numa")
+def group() -> None:
+    """Place Incus and LXD instances on NUMA nodes: by vCPUs, memory, distance and load."""
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 no server, 4 something was refused."""
+    try:
+        sys.exit(group.main(standalone_mode=False) or 0)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(EXIT_USAGE if isinstance(error, click.UsageError) else EXIT_FAILED)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has seen enough.
+        sys.stderr.close()
+        sys.exit(EXIT_FAILED)
+    except IncusNumaError as error:
+        for line in error.problems if isinstance(error, ConfigError) else (str(error),):
+            click.echo(f"Error: {line}", err=True)
+        sys.exit(_exit_code(error))
+    except Exception:
+        logging.getLogger(__name__).exception("this is a bug of incus-numa; please report it with the lines above")
+        sys.exit(EXIT_FAILED)
+
+
+def _exit_code(error: IncusNumaError) -> int:
+    if isinstance(error, ConfigError):
+        return EXIT_USAGE
+    return EXIT_UNREACHABLE if isinstance(error, UnreachableError) else EXIT_FAILED

@@ -1,0 +1,241 @@
+"""Passes: observe, decide on the whole snapshot, apply the difference. Called by the service and by `rebalance`.
+
+Passes over single instances may overlap: deciding happens without a pause between reading what is known and noting the
+decision, so each sees what the others decided. Steps of one instance are never applied by two passes at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from incus_numa.applier.protocol import Applier, Target
+from incus_numa.daemon.observe import Seen, World
+from incus_numa.errors import RetryError
+from incus_numa.model.instance import InstanceKey
+from incus_numa.model.plan import Outcome, PassReport, PatchNodes, Placement, Plan, Step, StepResult
+from incus_numa.model.snapshot import Decided
+from incus_numa.policy import check, planner, steps
+from incus_numa.server.retrying import retrying
+
+log = logging.getLogger(__name__)
+
+PARALLEL_INSTANCES = 16
+"""Instances worked on at a time in one pass over everything."""
+
+GIVE_UP_S = 5.0
+"""How long a busy server or a start that is not visible yet is tried again within one pass."""
+
+_OWN_EVENT_S = 2.0
+
+
+@dataclass(kw_only=True, slots=True)
+class _Said:
+    """What was already said, so that each thing is said once and again only after it changed."""
+
+    lines: dict[InstanceKey, str] = field(default_factory=dict)
+
+    def once(self, key: InstanceKey, line: str) -> None:
+        if self.lines.get(key) != line:
+            self.lines[key] = line
+            log.warning("instance=%s %s", key, line)
+
+
+class Reconciler:
+    """Brings instances to their placements, one pass at a time."""
+
+    def __init__(self, world: World, applier: Applier) -> None:
+        self.world = world
+        self._applier = applier
+        self._placements: dict[InstanceKey, Placement] = {}
+        self._locks: dict[InstanceKey, asyncio.Lock] = {}
+        self._forbidden: set[InstanceKey] = set()
+        self._own_updates: dict[InstanceKey, float] = {}
+        self._said = _Said()
+        self.rejected: frozenset[InstanceKey] = frozenset()
+
+    async def pass_over_everything(self, *, project: str | None = None, max_moves: int | None = None) -> PassReport:
+        """Look at all instances and bring every managed one to its placement.
+
+        With `project` only those of one project, with `max_moves` no more moves of placed instances than that. What
+        goes wrong with one instance is in the report and stops no other. Raises UnreachableError.
+        """
+        await self.world.look_at_everything()
+        wanted = [key for key in self.world.managed() if project in (None, key.project)]
+        plan = self._decide(frozenset(key for key in wanted if not self._lock(key).locked()), max_moves=max_moves)
+        gate = asyncio.Semaphore(PARALLEL_INSTANCES)
+
+        async def settle(placement: Placement) -> tuple[StepResult, ...]:
+            async with gate:
+                return await self._settle_in_turn(placement)
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(settle(placement), name=f"settle {placement.key}") for placement in plan.placements
+            ]
+        self._forget_gone()
+        self._watch_rejections(plan, everything=True)
+        results = tuple(result for task in tasks for result in task.result())
+        return PassReport(plan=plan, results=results, problems=self.world.problems)
+
+    async def pass_over(self, key: InstanceKey, *, starting: bool = False) -> PassReport:
+        """Look at one instance and bring it to its placement.
+
+        With `starting` an instance that is not seen running yet is looked at again for a while: the server sends
+        the event of a start before it shows it.
+        """
+        async with self._lock(key):
+            try:
+                return await retrying(lambda: self._pass_over_once(key, starting=starting), give_up_after_s=GIVE_UP_S)
+            except RetryError as error:
+                if starting and self.world.get(key) is None:
+                    log.debug("instance=%s does not run: %s", key, error)
+                else:
+                    self._said.once(key, f"not placed: {error}; the next pass tries again")
+                return PassReport(problems=(f"{key}: {error}",))
+
+    async def reassert(self, key: InstanceKey) -> PassReport:
+        """Write an instance's cpuset again if someone else changed it. Asks the server nothing."""
+        placement = self._placements.get(key)
+        if placement is None or self._lock(key).locked() or not self.has_drifted(key):
+            return PassReport()
+        return PassReport(results=await self._settle_in_turn(placement))
+
+    def has_drifted(self, key: InstanceKey) -> bool:
+        """Whether the cgroup differs from the placement. Reads the cgroup."""
+        placement = self._placements.get(key)
+        seen = self.world.look_at_cgroup(key)
+        return placement is not None and seen is not None and bool(self._steps(placement, seen))
+
+    def is_own_update(self, key: InstanceKey) -> bool:
+        """Whether an `instance-updated` event is the echo of our own write. Each write has one echo."""
+        return self._own_updates.pop(key, 0.0) > time.monotonic()
+
+    def is_placed(self, key: InstanceKey) -> bool:
+        """Whether the instance has a placement of ours."""
+        return key in self._placements
+
+    def forget_refusals(self) -> None:
+        """Try again what the server refused, and say again what is wrong: settings may have changed."""
+        self._forbidden.clear()
+        self._said.lines.clear()
+
+    async def _pass_over_once(self, key: InstanceKey, *, starting: bool) -> PassReport:
+        seen = await self.world.look_at(key)
+        if seen is None:
+            self._forget_gone()
+            if starting:
+                raise RetryError("it was started, but the server does not show it running yet")
+            return PassReport()
+        if not seen.instance.managed:
+            self._placements.pop(key, None)
+            return PassReport()
+        plan = self._decide(frozenset((key,)))
+        self._watch_rejections(plan, everything=False)
+        results = [result for placement in plan.placements for result in await self._settle(placement)]
+        return PassReport(plan=plan, results=tuple(results))
+
+    def _decide(self, keys: frozenset[InstanceKey], *, max_moves: int | None = None) -> Plan:
+        """Plan for the keys and note the decisions, in one go."""
+        snapshot = self.world.snapshot()
+        plan = planner.plan(snapshot, self.world.placement, only=keys)
+        problems = check.check_plan(plan, snapshot, self.world.placement)
+        if problems:
+            # A plan that breaks a promise is a bug of ours; nothing of it is applied.
+            log.error("plan not applied: %s", "; ".join(problems))
+            return Plan(warnings=problems)
+        if max_moves is not None:
+            moves = [placement for placement in plan.placements if placement.moved]
+            plan = replace(plan, placements=tuple(one for one in plan.placements if one not in moves[max_moves:]))
+        for placement in plan.placements:
+            self._placements[placement.key] = placement
+            self.world.decide(placement.key, Decided(nodes=placement.nodes, cpus=placement.cpus))
+        for rejection in plan.rejections:
+            self._placements.pop(rejection.key, None)
+        return plan
+
+    async def _settle_in_turn(self, placement: Placement) -> tuple[StepResult, ...]:
+        key = placement.key
+        seen = self.world.get(key)
+        if seen is None or not self._steps(placement, seen):
+            return ()
+        async with self._lock(key):
+            try:
+                return await retrying(lambda: self._settle(placement), give_up_after_s=GIVE_UP_S)
+            except RetryError as error:
+                self._said.once(key, f"not placed: {error}; the next pass tries again")
+                return ()
+
+    async def _settle(self, placement: Placement) -> tuple[StepResult, ...]:
+        """Apply what is still to do, unless a later decision replaced this one."""
+        key = placement.key
+        seen = self.world.get(key)
+        if seen is None or self._placements.get(key) is not placement:
+            return ()
+        todo = self._steps(placement, seen)
+        if seen.etag is None and any(isinstance(step, PatchNodes) for step in todo):
+            seen = await self.world.look_at(key)
+            todo = self._steps(placement, seen) if seen is not None else ()
+        if seen is None or not todo:
+            return ()
+        decided = Decided(nodes=placement.nodes, cpus=placement.cpus)
+        self.world.decide(key, decided)
+        if any(isinstance(step, PatchNodes) for step in todo):
+            self._own_updates[key] = time.monotonic() + _OWN_EVENT_S
+        target = Target(key=key, group=seen.group, nodes_key=self.world.nodes_key, etag=seen.etag, decided=decided)
+        results = await self._applier.apply(target, todo)
+        self._take_in(key, results)
+        if results and results[-1].outcome is Outcome.BUSY:
+            raise RetryError(results[-1].detail)
+        return results
+
+    def _take_in(self, key: InstanceKey, results: Iterable[StepResult]) -> None:
+        """Remember what the steps changed, and say once what could not be done."""
+        for result in results:
+            step = result.step
+            if isinstance(step, PatchNodes):
+                if result.outcome is Outcome.DONE:
+                    self.world.note_nodes(key, step.nodes)
+                else:
+                    self._own_updates.pop(key, None)
+            if result.outcome is Outcome.FORBIDDEN:
+                self._forbidden.add(key)
+                self._said.once(
+                    key, f"its project forbids the server's record, only the cgroup is set: {result.detail}"
+                )
+            elif result.outcome is Outcome.FAILED:
+                self._said.once(key, f"step failed: {result.detail}")
+        self.world.look_at_cgroup(key)
+
+    def _steps(self, placement: Placement, seen: Seen) -> tuple[Step, ...]:
+        todo = steps.diff_one(placement, seen.observed)
+        if placement.key in self._forbidden:
+            return tuple(step for step in todo if not isinstance(step, PatchNodes))
+        return todo
+
+    def _watch_rejections(self, plan: Plan, *, everything: bool) -> None:
+        judged = {placement.key for placement in plan.placements}
+        now = {rejection.key for rejection in plan.rejections}
+        kept = frozenset() if everything else self.rejected - judged
+        self.rejected = frozenset(kept | now)
+        for rejection in plan.rejections:
+            self._said.once(
+                rejection.key, f"refused, left as it is: reason={rejection.reason.value}: {rejection.detail}"
+            )
+        for warning in plan.warnings:
+            log.debug("%s", warning)
+
+    def _forget_gone(self) -> None:
+        managed = set(self.world.managed())
+        for key in [key for key in self._placements if key not in managed]:
+            del self._placements[key]
+        for key in [key for key in self._said.lines if self.world.get(key) is None]:
+            del self._said.lines[key]
+        for key in [key for key, lock in self._locks.items() if key not in managed and not lock.locked()]:
+            del self._locks[key]
+
+    def _lock(self, key: InstanceKey) -> asyncio.Lock:
+        return self._locks.setdefault(key, asyncio.Lock())

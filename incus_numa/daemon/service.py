@@ -1,0 +1,277 @@
+"""The service: one group of tasks that turn triggers into passes. Called by `incus-numa daemon` and by `demo`.
+
+Tasks: the event stream, the resync timer, the verification timer, the machine timer, inotify, the watchdog, and the
+dispatcher, which is the only one that starts passes. Each ends when `stop` is called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from incus_numa.daemon.notify import Notifier
+from incus_numa.daemon.reconciler import Reconciler
+from incus_numa.daemon.triggers import SHUFFLING, STARTS, Triggers, Verification, concerns
+from incus_numa.errors import ConfigError, IncusNumaError, UnreachableError
+from incus_numa.host.watch import CpusetWatch
+from incus_numa.model.instance import InstanceKey
+from incus_numa.server.protocol import Connected, Event, Server
+from incus_numa.settings import Settings
+
+log = logging.getLogger(__name__)
+
+START_LEAD_S = 0.02
+"""The event of a start comes before the server shows it: looking at once would only be answered "Stopped"."""
+
+MACHINE_S = 5.0
+"""How often the online CPUs and nodes are compared: the server sends no event when they change."""
+
+PARALLEL = 32
+"""Instances looked at at a time."""
+
+
+class Service:
+    """Runs until `stop`. `load_settings` is called on SIGHUP and may raise ConfigError."""
+
+    def __init__(
+        self,
+        server: Server,
+        reconciler: Reconciler,
+        settings: Settings,
+        *,
+        load_settings: Callable[[], Settings],
+        notifier: Notifier,
+    ) -> None:
+        self._server = server
+        self._reconciler = reconciler
+        self._world = reconciler.world
+        self._settings = settings
+        self._load_settings = load_settings
+        self._notifier = notifier
+        self._triggers = Triggers()
+        self._verification = Verification(settings.daemon.verify_s)
+        self._verify_wake = asyncio.Event()
+        self._watch = CpusetWatch()
+        self._stopping = asyncio.Event()
+        self._running: dict[InstanceKey, bool] = {}
+        self._again: dict[InstanceKey, bool] = {}
+        self._full_pass: asyncio.Task[None] | None = None
+        self._full_again = False
+        self._gate = asyncio.Semaphore(PARALLEL)
+        self._connected = False
+
+    async def run(self) -> None:
+        """Work until `stop` or SIGTERM. Instances keep what they have afterwards."""
+        loop = asyncio.get_running_loop()
+        for number, handler in ((signal.SIGTERM, self.stop), (signal.SIGINT, self.stop), (signal.SIGHUP, self.reload)):
+            # Outside the main thread (the demo, tests) signals belong to someone else.
+            with contextlib.suppress(ValueError, RuntimeError):
+                loop.add_signal_handler(number, handler)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(work, name=name) for name, work in self._tasks(group).items()]
+                self._notifier.ready()
+                self._notifier.status("waiting for the server")
+                await self._stopping.wait()
+                self._notifier.stopping()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            self._watch.close()
+            await self._server.close()
+
+    def stop(self) -> None:
+        """End soon, finishing the writes that are under way."""
+        self._stopping.set()
+
+    def reload(self) -> None:
+        """Read the settings again; bad ones are refused with the reason and the old ones stay."""
+        self._notifier.reloading()
+        try:
+            settings = self._load_settings()
+        except ConfigError as error:
+            log.error("settings not reloaded, the old ones stay: %s", "; ".join(error.problems))
+        else:
+            if (settings.server, settings.host) != (self._settings.server, self._settings.host):
+                log.warning("changes of [server] and [host] need a restart")
+            self._settings = settings
+            self._world.placement = settings.placement
+            self._verification.delays_s = tuple(sorted(settings.daemon.verify_s))
+            self._reconciler.forget_refusals()
+            self._triggers.look_at_everything()
+            log.info("settings reloaded")
+        self._notifier.ready()
+
+    def _tasks(self, group: asyncio.TaskGroup) -> dict[str, Coroutine[Any, Any, None]]:
+        tasks = {
+            "events": self._follow_events(),
+            "resync": self._resync(),
+            "verify": self._verify(),
+            "machine": self._watch_machine(),
+            "inotify": self._follow_cpusets(),
+            "dispatch": self._dispatch(group),
+        }
+        if self._notifier.watchdog_s is not None:
+            tasks["watchdog"] = self._keep_alive(self._notifier.watchdog_s / 2)
+        return tasks
+
+    async def _follow_events(self) -> None:
+        """Events become hints. After every connection everything is looked at, as events may have been missed."""
+        async for event in self._server.watch_events():
+            if isinstance(event, Connected):
+                await self._greet()
+            elif concerns(event):
+                self._take_event(event)
+
+    async def _greet(self) -> None:
+        try:
+            await self._world.greet(await self._server.get_info())
+        except IncusNumaError as error:
+            log.warning("the server's description was not read: %s", error)
+        self._connected = True
+        self._triggers.look_at_everything()
+
+    def _take_event(self, event: Event) -> None:
+        key = event.key
+        if key is None or (
+            self._world.member is not None and event.location not in (None, "", "none", self._world.member)
+        ):
+            return
+        if event.action in SHUFFLING and event.action != "instance-updated":
+            self._expect_shuffle()
+        if event.action == "instance-updated":
+            if self._reconciler.is_own_update(key):
+                return
+            self._expect_shuffle()
+        if event.action == "instance-deleted":
+            self._watch.remove(key)
+        self._triggers.look_at(key, starting=event.action in STARTS)
+
+    def _expect_shuffle(self) -> None:
+        self._verification.happened(asyncio.get_running_loop().time())
+        self._verify_wake.set()
+
+    async def _resync(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.daemon.resync_s)
+            if self._connected:
+                self._triggers.look_at_everything()
+
+    async def _verify(self) -> None:
+        """Read the cpusets of all managed instances some time after an event that makes the server rewrite them."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = self._verification.next_due()
+            self._verify_wake.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if due is None else max(0.0, due - loop.time())):
+                    await self._verify_wake.wait()
+            if self._verification.take(loop.time()):
+                self._triggers.look_at_cgroups(self._world.managed())
+
+    async def _watch_machine(self) -> None:
+        while True:
+            await asyncio.sleep(MACHINE_S)
+            self._check_machine()
+
+    def _check_machine(self) -> bool:
+        """Whether CPUs or nodes changed; everything is looked at again then."""
+        if not self._world.read_machine():
+            return False
+        log.info("the machine changed: online CPUs are %s", self._world.machine.online)
+        self._triggers.look_at_everything()
+        return True
+
+    async def _follow_cpusets(self) -> None:
+        async for key in self._watch.changes():
+            self._triggers.look_at_cgroup(key)
+
+    async def _dispatch(self, group: asyncio.TaskGroup) -> None:
+        while True:
+            work = await self._triggers.next()
+            if work.everything and self._full_pass is None:
+                self._full_pass = group.create_task(self._pass_over_everything(), name="pass over everything")
+            elif work.everything:
+                self._full_again = True
+            for key, starting in work.instances:
+                if key in self._running:
+                    self._again[key] = starting or self._again.get(key, False)
+                else:
+                    self._running[key] = starting
+                    group.create_task(self._pass_over(key, starting=starting), name=f"pass {key}")
+            if work.drifted and not self._check_machine():
+                await self._reassert(group, work.drifted)
+
+    async def _pass_over_everything(self) -> None:
+        """One at a time; single instances are looked at meanwhile all the same."""
+        await self._guarded(self._look_over_everything())
+        self._full_pass = None
+        if self._full_again:
+            self._full_again = False
+            self._triggers.look_at_everything()
+
+    async def _look_over_everything(self) -> None:
+        report = await self._reconciler.pass_over_everything()
+        for problem in report.problems:
+            log.warning("%s", problem)
+        for key in self._world.managed():
+            self._watch_group(key)
+        self._say_status()
+
+    async def _pass_over(self, key: InstanceKey, *, starting: bool) -> None:
+        try:
+            async with self._gate:
+                if starting:
+                    await asyncio.sleep(START_LEAD_S)
+                await self._guarded(self._reconciler.pass_over(key, starting=starting))
+            self._watch_group(key)
+            self._say_status()
+        finally:
+            del self._running[key]
+            again = self._again.pop(key, None)
+            if again is not None:
+                self._triggers.look_at(key, starting=again)
+
+    async def _reassert(self, group: asyncio.TaskGroup, keys: tuple[InstanceKey, ...]) -> None:
+        for count, key in enumerate(keys):
+            if not self._reconciler.is_placed(key) or key in self._running:
+                continue
+            if self._reconciler.has_drifted(key):
+                group.create_task(self._guarded(self._reconciler.reassert(key)), name=f"reassert {key}")
+            if count % 25 == 24:
+                # Let starts go first: a sweep over a thousand instances must not hold them up.
+                await asyncio.sleep(0)
+
+    async def _guarded(self, work: Coroutine[Any, Any, object]) -> None:
+        """Run one pass. Whatever goes wrong in it, the service goes on and the next pass sees what is there."""
+        try:
+            await work
+        except UnreachableError as error:
+            log.warning("the server does not answer: %s", error)
+            self._notifier.status(f"the server does not answer: {error}")
+        except IncusNumaError as error:
+            log.warning("pass not finished: %s", error)
+        except Exception:
+            log.exception("pass failed by a bug; the next pass starts from what it sees")
+
+    def _watch_group(self, key: InstanceKey) -> None:
+        seen = self._world.get(key)
+        if seen is not None and seen.group is not None and seen.instance.managed:
+            self._watch.add(key, seen.group)
+        else:
+            self._watch.remove(key)
+
+    def _say_status(self) -> None:
+        managed, refused = len(self._world.managed()), len(self._reconciler.rejected)
+        running, nodes = len(self._world.all_seen()), len(self._world.machine.nodes)
+        text = f"{managed} of {running} running instances managed on {nodes} nodes"
+        self._notifier.status(text + (f", {refused} refused" if refused else ""))
+
+    async def _keep_alive(self, interval_s: float) -> None:
+        while True:
+            self._notifier.alive()
+            await asyncio.sleep(interval_s)

@@ -1,0 +1,199 @@
+"""The cgroup v2 files of running containers. Called by `daemon.observe`, the applier and `check`.
+
+Kernel document: Documentation/admin-guide/cgroup-v2.rst, "Cpuset". What we decided for a container is also kept as an
+extended attribute of its cgroup, so it lives exactly as long as the run of the container that it is about.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from incus_numa.cpuset import CpuSet, NodeSet
+from incus_numa.errors import GoneError, ReportError, RetryError
+from incus_numa.model.instance import InstanceKey
+from incus_numa.model.snapshot import Decided
+
+PAYLOAD = "lxc.payload."
+MARK = "trusted.incus_numa"
+"""Extended attribute with `NODES;CPUS`. Attributes of this namespace cannot be changed from inside a container."""
+
+T = TypeVar("T", CpuSet, NodeSet)
+
+_GONE = {errno.ENOENT, errno.ENODEV, errno.ESRCH}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupState:
+    """Contents of one payload cgroup; empty sets mean inherited."""
+
+    cpus: CpuSet
+    mems: NodeSet
+    decided: Decided | None
+
+
+class CgroupFiles:
+    """Reads and writes cpuset files below one cgroup v2 mount point."""
+
+    def __init__(self, root: Path, procfs: Path) -> None:
+        self._root = root
+        self._procfs = procfs
+        self._marks: dict[tuple[str, int], str] = {}
+
+    def check(self) -> tuple[str, ...]:
+        """What this host lacks, one sentence each; empty when containers can be placed."""
+        try:
+            controllers = (self._root / "cgroup.controllers").read_text().split()
+        except OSError as error:
+            return (
+                f"{self._root} is no cgroup v2 hierarchy ({error.strerror}): CPUs and memory of containers cannot be "
+                "set; boot with systemd.unified_cgroup_hierarchy=1",
+            )
+        if "cpuset" not in controllers:
+            return (
+                f"the kernel offers no cpuset controller in {self._root}/cgroup.controllers: enable CONFIG_CPUSETS",
+            )
+        if not os.access(self._root, os.W_OK):
+            return (f"{self._root} is not writable: run as root, and not with a read-only cgroup mount",)
+        return ()
+
+    def find(self, key: InstanceKey) -> Path | None:
+        """The payload cgroup by its usual name; None if there is none. Names of instances have no underscore."""
+        prefix = "" if key.project == "default" else f"{key.project}_"
+        group = self._root / f"{PAYLOAD}{prefix}{key.name}"
+        return group if (group / "cpuset.cpus").exists() else None
+
+    def find_by_pid(self, pid: int) -> Path | None:
+        """The payload cgroup that a process is in, however deep; None if it is in none."""
+        try:
+            lines = (self._procfs / str(pid) / "cgroup").read_text().splitlines()
+        except OSError:
+            return None
+        for line in lines:
+            if not line.startswith("0::"):
+                continue
+            parts = line.removeprefix("0::").strip("/").split("/")
+            for depth, part in enumerate(parts, start=1):
+                if part.startswith(PAYLOAD):
+                    group = self._root.joinpath(*parts[:depth])
+                    return group if (group / "cpuset.cpus").exists() else None
+        return None
+
+    def read(self, group: Path) -> GroupState:
+        """CPUs, memory nodes and mark of a payload cgroup. Raises GoneError, ReportError."""
+        return GroupState(
+            cpus=self._parse(CpuSet, group / "cpuset.cpus"),
+            mems=self._parse(NodeSet, group / "cpuset.mems"),
+            decided=self._read_mark(group),
+        )
+
+    def memory_by_node(self, group: Path) -> dict[int, int] | None:
+        """Anonymous memory per node in bytes (`memory.numa_stat`), None when the kernel does not tell."""
+        try:
+            for line in (group / "memory.numa_stat").read_text().splitlines():
+                name, *fields = line.split()
+                if name == "anon":
+                    return {int(node[1:]): int(size) for node, size in (field.split("=") for field in fields)}
+        except (OSError, ValueError):
+            return None
+        return None
+
+    def effective_cpus(self, group: Path) -> CpuSet | None:
+        """The CPUs that processes of the group really run on, None when the kernel does not tell."""
+        try:
+            return CpuSet.parse((group / "cpuset.cpus.effective").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def memory_usage(self, group: Path) -> int | None:
+        """Memory in use in bytes (`memory.current`), None when the kernel does not tell."""
+        try:
+            return int((group / "memory.current").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def write_cpus(self, group: Path, cpus: CpuSet) -> None:
+        """Set `cpuset.cpus` and verify it. Raises GoneError, ReportError, and RetryError if it was rewritten at once."""
+        self._write(group / "cpuset.cpus", str(cpus))
+        self._verify(CpuSet, group / "cpuset.cpus", cpus)
+
+    def write_mems(self, group: Path, mems: NodeSet) -> None:
+        """Set `cpuset.mems`, which moves pages and can take long; empty unbinds. Raises as `write_cpus`."""
+        self._write(group / "cpuset.mems", str(mems))
+        self._verify(NodeSet, group / "cpuset.mems", mems)
+
+    def mark(self, group: Path, decided: Decided) -> None:
+        """Keep a decision for as long as the cgroup lives. Raises GoneError."""
+        text = f"{decided.nodes};{decided.cpus or ''}"
+        try:
+            os.setxattr(group, MARK, text.encode())
+        except OSError as error:
+            if error.errno in _GONE:
+                raise GoneError(f"{group} no longer exists") from error
+            # Without extended attributes (not root, an old file system) the decision lives as long as we do.
+            self._marks[_identity(group)] = text
+
+    def unmark(self, group: Path) -> None:
+        """Forget a decision; nothing happens when there is none."""
+        self._marks.pop(_identity(group), None)
+        try:
+            os.removexattr(group, MARK)
+        except OSError:
+            return
+
+    def _read_mark(self, group: Path) -> Decided | None:
+        try:
+            text = os.getxattr(group, MARK).decode()
+        except OSError:
+            if not self._marks:
+                return None
+            text = self._marks.get(_identity(group), "")
+        nodes, _, cpus = text.partition(";")
+        try:
+            found = NodeSet.parse(nodes)
+            return Decided(nodes=found, cpus=CpuSet.parse(cpus) or None) if found else None
+        except ValueError:
+            return None
+
+    def _parse(self, kind: type[T], path: Path) -> T:
+        try:
+            return kind.parse(path.read_text())
+        except ValueError as error:
+            raise ReportError(f"{path}: {error}") from error
+        except OSError as error:
+            raise _wrapped(error, path, "read") from error
+
+    def _write(self, path: Path, text: str) -> None:
+        try:
+            path.write_text(f"{text}\n")
+        except OSError as error:
+            raise _wrapped(error, path, f"write {text!r} to") from error
+
+    def _verify(self, kind: type[T], path: Path, wanted: T) -> None:
+        found = self._parse(kind, path)
+        if found != wanted:
+            raise RetryError(f"{path} reads {found or 'nothing'} after {wanted} was written: the server wrote it, too")
+
+
+def _identity(group: Path) -> tuple[str, int]:
+    try:
+        return str(group), group.stat().st_ino
+    except OSError:
+        return str(group), 0
+
+
+def _wrapped(error: OSError, path: Path, what: str) -> GoneError | ReportError:
+    if error.errno in _GONE:
+        return GoneError(f"{path.parent} no longer exists")
+    hints = {
+        errno.EACCES: "run as root",
+        errno.EPERM: "run as root",
+        errno.EROFS: "the cgroup hierarchy is mounted read-only",
+        errno.EINVAL: "the kernel accepts only CPUs and nodes that its parent group has online",
+        errno.ENOSPC: "another group has these CPUs or nodes for itself (cpuset.cpus.partition)",
+    }
+    hint = hints.get(error.errno or 0)
+    return ReportError(f"cannot {what} {path}: {error.strerror}" + (f"; {hint}" if hint else ""))

@@ -1,0 +1,76 @@
+"""Sees that someone else wrote a cpuset, at once, by inotify. Called by `daemon.triggers`.
+
+A write to `cpuset.cpus` gives IN_MODIFY, then IN_CLOSE_WRITE; the second is used, as the file is complete then.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from asyncinotify import Inotify, Mask, Watch
+
+from incus_numa.model.instance import InstanceKey
+
+log = logging.getLogger(__name__)
+
+
+class CpusetWatch:
+    """Watches `cpuset.cpus` of the payload cgroups it is told about."""
+
+    def __init__(self) -> None:
+        self._inotify = Inotify()
+        self._watches: dict[InstanceKey, tuple[Path, Watch]] = {}
+        self._keys: dict[int, InstanceKey] = {}
+        self._full = False
+
+    def add(self, key: InstanceKey, group: Path) -> None:
+        """Watch an instance's group; a second call with the same group does nothing."""
+        known = self._watches.get(key)
+        if known is not None:
+            if known[0] == group:
+                return
+            self.remove(key)
+        try:
+            watch = self._inotify.add_watch(group / "cpuset.cpus", Mask.CLOSE_WRITE)
+        except OSError as error:
+            if not self._full and not isinstance(error, FileNotFoundError):
+                log.warning(
+                    "cannot watch %s (%s): foreign changes are seen by the timers only; raise "
+                    "fs.inotify.max_user_watches",
+                    group,
+                    error,
+                )
+                self._full = True
+            return
+        self._watches[key] = (group, watch)
+        self._keys[watch.wd] = key
+
+    def remove(self, key: InstanceKey) -> None:
+        """Stop watching an instance; nothing happens if it is not watched."""
+        known = self._watches.pop(key, None)
+        if known is None:
+            return
+        self._keys.pop(known[1].wd, None)
+        try:
+            self._inotify.rm_watch(known[1])
+        except OSError:
+            # The kernel drops the watch by itself when the cgroup is removed.
+            return
+
+    async def changes(self) -> AsyncIterator[InstanceKey]:
+        """Instances whose cpuset was written by anyone, ourselves included. Runs until cancelled."""
+        async for event in self._inotify:
+            key = self._keys.get(event.watch.wd) if event.watch is not None else None
+            if key is None:
+                continue
+            if event.watch is not None and event.mask & Mask.IGNORED:
+                self._watches.pop(key, None)
+                self._keys.pop(event.watch.wd, None)
+            else:
+                yield key
+
+    def close(self) -> None:
+        """Give back the descriptor."""
+        self._inotify.close()

@@ -1,0 +1,139 @@
+"""Reads `plan --instances` and writes `plan --format json` (formats: interface.md of the project, docs/commands.md).
+
+Pure: text to values and values to plain JSON. Called by the `plan` command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+
+from incus_numa.cpuset import CpuSet, NodeSet
+from incus_numa.errors import ConfigError
+from incus_numa.model.instance import Demand, Instance, InstanceKey, InstanceType, MemoryMode, Policy
+from incus_numa.model.load import Load
+from incus_numa.model.machine import Machine
+from incus_numa.model.plan import Plan
+from incus_numa.model.snapshot import Decided, Observed, Snapshot
+
+Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+Bytes = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Entry(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    project: str = "default"
+    type: InstanceType = InstanceType.CONTAINER
+    managed: bool = True
+    vcpus: Positive | None = None
+    memory_bytes: Bytes | None = None
+    policy: Policy = Policy.BALANCED
+    memory: MemoryMode | None = None
+    group: str | None = None
+    avoid: list[str] = msgspec.field(default_factory=list)
+    device_nodes: list[int] = msgspec.field(default_factory=list)
+    load_cpus: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    nodes: str | None = None
+    cpus: str | None = None
+    pinned_cpus: str | None = None
+    movable: bool = True
+
+
+def parse_snapshot(text: bytes, machine: Machine, memory: MemoryMode) -> Snapshot:
+    """The instances document, on a machine; `memory` is used where an instance does not say.
+
+    Raises ConfigError with every problem at once.
+    """
+    try:
+        raws = msgspec.json.decode(text, type=list[msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise ConfigError((f"instances: expected a JSON list of instances: {error}",)) from error
+    problems: list[str] = []
+    instances: dict[InstanceKey, Instance] = {}
+    observed: dict[InstanceKey, Observed] = {}
+    load: dict[InstanceKey, float] = {}
+    for index, raw in enumerate(raws):
+        try:
+            entry = msgspec.json.decode(raw, type=_Entry)
+            key = InstanceKey(entry.project, entry.name)
+            if key in instances:
+                raise ValueError(f"{key} is there twice; names must be unique in a project")
+            instances[key] = _instance(entry, key, memory, machine)
+            observed[key] = _observed(entry, machine)
+        except (msgspec.MsgspecError, ValueError) as error:
+            problems.append(f"instances[{index}]: {error}")
+            continue
+        if entry.load_cpus is not None:
+            load[key] = entry.load_cpus
+    if problems:
+        raise ConfigError(tuple(problems))
+    return Snapshot(
+        machine=machine, instances=tuple(instances.values()), observed=observed, load=Load(cpus_by_instance=load)
+    )
+
+
+def render_plan(plan: Plan, elapsed_ms: float) -> dict[str, Any]:
+    """The plan as plain JSON; sets are in kernel list format, `mems` is null when memory is not bound."""
+    return {
+        "placements": [
+            {
+                "project": one.key.project,
+                "name": one.key.name,
+                "nodes": str(one.nodes),
+                "cpus": str(one.cpus),
+                "mems": None if one.mems is None else str(one.mems),
+                "moved": one.moved,
+                "reason": one.reason,
+            }
+            for one in plan.placements
+        ],
+        "rejections": [
+            {"project": one.key.project, "name": one.key.name, "reason": one.reason.value, "detail": one.detail}
+            for one in plan.rejections
+        ],
+        "node_load": render_load(plan.node_load),
+        "elapsed_ms": round(elapsed_ms, 3),
+        "warnings": list(plan.warnings),
+    }
+
+
+def render_load(load: Mapping[int, float]) -> dict[str, float]:
+    """Load by node id, as JSON wants its keys, ordered by id."""
+    return {str(node): round(load[node], 6) for node in sorted(load)}
+
+
+def _instance(entry: _Entry, key: InstanceKey, memory: MemoryMode, machine: Machine) -> Instance:
+    unknown = [node for node in entry.device_nodes if node not in machine.node_by_id]
+    if unknown:
+        raise ValueError(f"{key}: device_nodes {unknown} are no nodes of the machine")
+    return Instance(
+        key=key,
+        type=entry.type,
+        managed=entry.managed,
+        demand=Demand(
+            vcpus=entry.vcpus,
+            weight=float(entry.vcpus or 1),
+            memory_bytes=entry.memory_bytes,
+            pinned_cpus=_set(CpuSet, entry.pinned_cpus),
+        ),
+        policy=entry.policy,
+        memory=entry.memory or memory,
+        group=entry.group,
+        avoid=tuple(entry.avoid),
+        device_nodes=NodeSet(entry.device_nodes),
+        movable=entry.movable,
+    )
+
+
+def _observed(entry: _Entry, machine: Machine) -> Observed:
+    nodes, cpus = _set(NodeSet, entry.nodes), _set(CpuSet, entry.cpus)
+    if nodes is None and cpus is not None:
+        nodes = machine.nodes_of(cpus) or None
+    decided = Decided(nodes=nodes, cpus=cpus) if nodes is not None and entry.managed else None
+    return Observed(nodes=nodes, cpus=cpus, decided=decided)
+
+
+def _set(kind: Any, text: str | None) -> Any:
+    return (kind.parse(text) or None) if text is not None else None

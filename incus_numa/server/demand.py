@@ -1,0 +1,254 @@
+"""What an instance's configuration means for placing it: whether it is managed, and its demand. Pure.
+
+Key formats: doc/reference/instance_options.md of Incus; our own keys are in the README. Called by the daemon and the
+one-shot commands for every instance a server lists. Garbage in a key never raises: it becomes the problem of that
+one instance.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from enum import Enum
+from math import prod
+from typing import TypeVar
+
+from incus_numa import quantities
+from incus_numa.cpuset import MAX_ID, CpuSet, NodeSet
+from incus_numa.model.instance import Demand, Instance, InstanceType, MemoryMode, Policy
+from incus_numa.model.machine import Machine
+from incus_numa.server.protocol import Product, ServerInstance
+from incus_numa.settings import PlacementSettings
+
+T = TypeVar("T")
+E = TypeVar("E", bound=Enum)
+
+LIMIT_NODES = "limits.cpu.nodes"
+OPT_IN_NODES = "user.limits.cpu.nodes"
+VOLATILE_NODES = "volatile.cpu.nodes"
+BALANCED = "balanced"
+
+_OWN_PREFIX = "user.numa."
+_OWN_KEYS = tuple(_OWN_PREFIX + name for name in ("policy", "memory", "group", "avoid", "movable"))
+_VM_MEMORY_BYTES = 1 << 30
+_MAX_BYTES = 1 << 63
+_MAX_TEXT = 4096
+_COUNT = re.compile(r"[0-9]{1,6}")
+_TOPOLOGY = re.compile(r"(sockets|cores|threads)\s*=\s*([0-9]{1,6})")
+_PERCENT = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*%")
+_SLICE = re.compile(r"([0-9]{1,9})\s*(?:ms)?\s*/\s*([0-9]{1,9})\s*(?:ms)?")
+_GROUP = re.compile(r"[\w.:/@+-]{1,64}")
+# The words of the server's own booleans (shared/util/value.go: IsTrue, IsFalse).
+_BOOLEANS = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
+
+
+class _Keys:
+    """Reads keys of one configuration; a bad value gives the default and is remembered as a problem."""
+
+    def __init__(self, config: Mapping[str, str]) -> None:
+        self.config = config
+        self.problems: list[tuple[str, str]] = []
+
+    def read(self, key: str, parse: Callable[[str], T], *, default: T) -> T:
+        """The key's value, parsed; the default when it is unset, empty or bad."""
+        text = self.config.get(key, "").strip()
+        if not text:
+            return default
+        try:
+            if len(text) > _MAX_TEXT:
+                raise ValueError(f"{len(text)} characters are too long, expected at most {_MAX_TEXT}")
+            return parse(text)
+        except ValueError as error:
+            self.problems.append((key, str(error)))
+            return default
+
+
+def nodes_key(product: Product) -> str:
+    """The key that the decision is written to, which the server then follows."""
+    return VOLATILE_NODES if product is Product.INCUS else LIMIT_NODES
+
+
+def nodes_from(instance: ServerInstance) -> NodeSet | None:
+    """The nodes that the server's configuration names; None when it names none or cannot be read."""
+    text = instance.config.get(VOLATILE_NODES, "").strip() or instance.config.get(LIMIT_NODES, "").strip()
+    try:
+        return parse_nodes(text) if text and text != BALANCED else None
+    except ValueError:
+        return None
+
+
+def instance_from(raw: ServerInstance, machine: Machine, settings: PlacementSettings) -> Instance:
+    """The instance as the planner sees it. Never raises: the first bad key of a managed one is its `problem`.
+
+    An unmanaged instance only counts as load, so a bad key of its own counts as unset. A value of the opt-in keys
+    that means nothing makes the instance managed with a problem: it is left alone, and the typing error is told.
+    """
+    keys = _Keys(raw.config)
+    limited = keys.read(LIMIT_NODES, _parse_limit_nodes, default=False)
+    opted_in = keys.read(OPT_IN_NODES, _parse_opt_in, default=False)
+    managed = limited or opted_in or bool(keys.problems)
+    demand = _demand(keys, raw, machine)
+    keys.read(VOLATILE_NODES, parse_nodes, default=NodeSet())
+    for key in sorted(raw.config):
+        if key.startswith(_OWN_PREFIX) and key not in _OWN_KEYS:
+            keys.problems.append((key, f"unknown key, expected one of {', '.join(_OWN_KEYS)}"))
+    group: str | None = None
+    return Instance(
+        key=raw.key,
+        type=raw.type,
+        managed=managed,
+        demand=demand,
+        policy=keys.read(_OWN_PREFIX + "policy", _choice(Policy), default=Policy.BALANCED),
+        memory=keys.read(_OWN_PREFIX + "memory", _choice(MemoryMode), default=MemoryMode(settings.memory)),
+        group=keys.read(_OWN_PREFIX + "group", _parse_group, default=group),
+        avoid=keys.read(_OWN_PREFIX + "avoid", _parse_groups, default=()),
+        movable=keys.read(_OWN_PREFIX + "movable", _parse_boolean, default=True),
+        problem=keys.problems[0] if managed and keys.problems else None,
+    )
+
+
+def parse_nodes(text: str) -> NodeSet:
+    """Node ids in the server's list format. Raises ValueError, saying what is expected."""
+    nodes = _parse_ids(NodeSet, text)
+    if not nodes:
+        raise ValueError(f"bad node list {_short(text)}: expected node ids such as 0-1,3")
+    return nodes
+
+
+def parse_cpu_limit(text: str) -> int | CpuSet:
+    """`limits.cpu`: a number of vCPUs (`4`, `sockets=2,cores=4,threads=2`), or CPUs to pin to (`0-3,8`, `1-1`).
+
+    Raises ValueError, saying what is expected.
+    """
+    if _COUNT.fullmatch(text):
+        return _checked_count(int(text), text)
+    if "=" in text:
+        return _parse_topology(text)
+    if text.startswith((",", "-")) or text.endswith((",", "-")):
+        raise ValueError(f"bad CPU list {_short(text)}: expected no separator at its ends")
+    return _parse_ids(CpuSet, text)
+
+
+def parse_allowance(text: str, vcpus: int, most: float) -> float:
+    """CPUs that `limits.cpu.allowance` leaves: a share of the vCPUs (`50%`) or a time slice (`25ms/100ms`).
+
+    A slice is CPU time over all vCPUs, so it is a number of CPUs, `most` at most. Raises ValueError.
+    """
+    percent = _PERCENT.fullmatch(text)
+    if percent and float(percent[1]) > 0:
+        return vcpus * min(1.0, float(percent[1]) / 100)
+    part = _SLICE.fullmatch(text)
+    if part and int(part[1]) > 0 and int(part[2]) > 0:
+        return min(most, int(part[1]) / int(part[2]))
+    raise ValueError(f"bad CPU allowance {_short(text)}: expected for example 50% or 25ms/100ms, more than 0")
+
+
+def parse_memory_limit(text: str, total_bytes: int) -> int | None:
+    """`limits.memory` in bytes; None for a percentage of an unknown total. Raises ValueError."""
+    if text.endswith("%"):
+        fraction = quantities.parse_percent(text[:40])
+        if fraction == 0:
+            raise ValueError(f"bad memory limit {_short(text)}: expected more than 0%")
+        return int(total_bytes * fraction) or None
+    size = quantities.parse_bytes(text[:40])
+    if not 0 < size < _MAX_BYTES:
+        raise ValueError(f"bad memory limit {_short(text)}: expected more than 0 and less than 8 EiB")
+    return size
+
+
+def _demand(keys: _Keys, raw: ServerInstance, machine: Machine) -> Demand:
+    virtual = raw.type is InstanceType.VIRTUAL_MACHINE
+    unset: int | CpuSet | None = 1 if virtual else None
+    limit = keys.read("limits.cpu", parse_cpu_limit, default=unset)
+    pinned = limit if isinstance(limit, CpuSet) else None
+    vcpus = len(limit) if isinstance(limit, CpuSet) else limit
+    count = vcpus or 1
+    most = float(vcpus or max(1, len(machine.online)))
+    weight = keys.read("limits.cpu.allowance", lambda text: parse_allowance(text, count, most), default=float(count))
+    memory = keys.read(
+        "limits.memory",
+        lambda text: parse_memory_limit(text, machine.memory_bytes),
+        default=_VM_MEMORY_BYTES if virtual else raw.memory_usage,
+    )
+    return Demand(
+        vcpus=vcpus,
+        # The server applies an allowance to containers only.
+        weight=float(count) if virtual else weight,
+        memory_bytes=memory or raw.memory_usage,
+        pinned_cpus=pinned,
+    )
+
+
+def _parse_topology(text: str) -> int:
+    counts: dict[str, int] = {}
+    for element in text.split(","):
+        match = _TOPOLOGY.fullmatch(element.strip())
+        if match is None or match[1] in counts:
+            raise ValueError(f"bad CPU topology {_short(text)}: expected sockets=N,cores=N,threads=N")
+        counts[match[1]] = int(match[2])
+    return _checked_count(prod(counts.values()), text)
+
+
+def _checked_count(count: int, text: str) -> int:
+    if not 1 <= count <= MAX_ID:
+        raise ValueError(f"bad number of vCPUs {_short(text)}: expected 1 to {MAX_ID}, or a CPU list such as 0-3,8")
+    return count
+
+
+S = TypeVar("S", CpuSet, NodeSet)
+
+
+def _parse_ids(kind: type[S], text: str) -> S:
+    try:
+        return kind.parse(text)
+    except ValueError as error:
+        raise ValueError(f"{str(error)[:120]}, expected ids such as 4 or 0-3,8") from error
+
+
+def _parse_limit_nodes(text: str) -> bool:
+    """Whether the server is told to balance; a list of nodes is the user's own choice. Raises ValueError."""
+    if text == BALANCED:
+        return True
+    try:
+        parse_nodes(text)
+    except ValueError:
+        raise ValueError(f"bad value {_short(text)}: expected balanced or node ids such as 0-1,3") from None
+    return False
+
+
+def _parse_opt_in(text: str) -> bool:
+    if text != BALANCED:
+        raise ValueError(f"bad value {_short(text)}: expected balanced")
+    return True
+
+
+def _choice(kind: type[E]) -> Callable[[str], E]:
+    def parse(text: str) -> E:
+        for member in kind:
+            if member.value == text:
+                return member
+        raise ValueError(f"bad value {_short(text)}: expected one of {', '.join(one.value for one in kind)}")
+
+    return parse
+
+
+def _parse_group(text: str) -> str:
+    if not _GROUP.fullmatch(text):
+        raise ValueError(f"bad group name {_short(text)}: expected up to 64 letters, digits and . _ : / @ + -")
+    return text
+
+
+def _parse_groups(text: str) -> tuple[str, ...]:
+    names = (name.strip() for name in text.split(","))
+    return tuple(dict.fromkeys(_parse_group(name) for name in names if name))
+
+
+def _parse_boolean(text: str) -> bool:
+    value = _BOOLEANS.get(text.lower())
+    if value is None:
+        raise ValueError(f"bad value {_short(text)}: expected true or false")
+    return value
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:37] + "...")

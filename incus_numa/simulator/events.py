@@ -1,0 +1,120 @@
+"""Lifecycle events to websocket listeners: no replay, no order if so chosen, and listeners that are let down.
+
+Called by `incus` to send and by `server` to attach connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from random import Random
+
+import msgspec
+from aiohttp import web
+
+from incus_numa.model.instance import InstanceKey
+
+QUEUE_LENGTH = 10_000
+"""A listener that is this many events behind is dropped, as the server does."""
+
+
+PING_S = 10.0
+"""An idle connection is pinged this often."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Listener:
+    """One connection. `project` None means all. A mute one stays open, but gets nothing any more, not even a pong."""
+
+    websocket: web.WebSocketResponse
+    project: str | None
+    transport: asyncio.Transport
+    queue: asyncio.Queue[str] = field(default_factory=lambda: asyncio.Queue(QUEUE_LENGTH))
+    mute: bool = False
+
+
+class EventHub:
+    """All listeners of one server."""
+
+    def __init__(self, *, jitter_s: float, random: Random, location: str) -> None:
+        self.sent: list[tuple[str, InstanceKey]] = []
+        self._listeners: set[Listener] = set()
+        self._jitter_s = jitter_s
+        self._random = random
+        self._location = location
+
+    @property
+    def listener_count(self) -> int:
+        """How many connections get events."""
+        return sum(not listener.mute for listener in self._listeners)
+
+    def send(self, action: str, key: InstanceKey) -> None:
+        """Send an event to everyone who listens now; with jitter, events overtake each other."""
+        self.sent.append((action, key))
+        text = self._render(action, key)
+        if self._jitter_s:
+            delay_s = self._random.uniform(0, self._jitter_s)
+            asyncio.get_running_loop().call_later(delay_s, self._deliver, key.project, text)
+        else:
+            self._deliver(key.project, text)
+
+    async def serve(self, listener: Listener) -> None:
+        """Write a listener's events until its connection ends."""
+        self._listeners.add(listener)
+        writer = asyncio.create_task(self._write(listener), name="event listener")
+        try:
+            async for _ in listener.websocket:
+                pass
+        finally:
+            self._listeners.discard(listener)
+            writer.cancel()
+
+    def drop_all(self) -> None:
+        """Cut every listener's connection without a word."""
+        for listener in tuple(self._listeners):
+            listener.transport.abort()
+
+    def mute_all(self) -> None:
+        """Leave every connection open, but never send anything on it again."""
+        for listener in self._listeners:
+            listener.mute = True
+            listener.transport.pause_reading()
+
+    def _deliver(self, project: str, text: str) -> None:
+        for listener in tuple(self._listeners):
+            if listener.mute or listener.project not in (None, project):
+                continue
+            try:
+                listener.queue.put_nowait(text)
+            except asyncio.QueueFull:
+                listener.transport.abort()
+
+    async def _write(self, listener: Listener) -> None:
+        with suppress(ConnectionError):
+            while True:
+                try:
+                    text = await asyncio.wait_for(listener.queue.get(), PING_S)
+                except TimeoutError:
+                    if not listener.mute:
+                        await listener.websocket.ping()
+                else:
+                    await listener.websocket.send_str(text)
+
+    def _render(self, action: str, key: InstanceKey) -> str:
+        project = "" if key.project == "default" else f"?project={key.project}"
+        metadata = {
+            "action": action,
+            "source": f"/1.0/instances/{key.name}{project}",
+            "name": key.name,
+            "project": key.project,
+        }
+        event = {
+            "type": "lifecycle",
+            "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+            "metadata": metadata,
+            "location": self._location,
+            "project": key.project,
+        }
+        return msgspec.json.encode(event).decode()

@@ -1,0 +1,129 @@
+"""The cgroup v2 tree and the processes of running instances, as files.
+
+Files here are rewritten in place by one write without truncation, as a reader of the kernel's files never sees a
+half-written one either; what is longer than the new text is filled with line ends. Called by `kernel` and `incus`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from incus_numa.cpuset import CpuSet, NodeSet
+from incus_numa.model.instance import InstanceKey
+from incus_numa.simulator.trees import put
+
+PAGE = 4096
+
+
+@dataclass(kw_only=True, slots=True)
+class Group:
+    """One payload cgroup. `cpus` and `mems` are the accepted values, `pages` bytes per node."""
+
+    name: str
+    path: Path
+    cpus: CpuSet = field(default_factory=CpuSet)
+    mems: NodeSet = field(default_factory=NodeSet)
+    pages: dict[int, int] = field(default_factory=dict)
+
+
+def group_name(key: InstanceKey) -> str:
+    """The payload cgroup of an instance, at the root of the hierarchy."""
+    project = "" if key.project == "default" else f"{key.project}_"
+    return f"lxc.payload.{project}{key.name}"
+
+
+def write_root(root: Path, cpus: CpuSet, mems: NodeSet) -> None:
+    """The root cgroup's files. Its effective CPUs are those online."""
+    put(root / "cgroup.controllers", "cpuset cpu io memory hugetlb pids rdma misc\n")
+    put(root / "cgroup.subtree_control", "cpuset cpu io memory pids\n")
+    put(root / "cgroup.procs", "1\n")
+    rewrite(root / "cpuset.cpus.effective", str(cpus))
+    rewrite(root / "cpuset.mems.effective", str(mems))
+
+
+def create_group(group: Group, pid: int, cpus: CpuSet, mems: NodeSet) -> None:
+    """The files of a new payload cgroup, whose init `pid` runs in `init.scope`. Nothing is bound yet."""
+    (group.path / "init.scope").mkdir(parents=True)
+    total = sum(group.pages.values())
+    files = {
+        "cgroup.procs": "\n",
+        "init.scope/cgroup.procs": f"{pid}\n",
+        "cpuset.cpus": "\n",
+        "cpuset.mems": "\n",
+        "cpuset.cpus.effective": f"{cpus}\n",
+        "cpuset.mems.effective": f"{mems}\n",
+        "memory.current": f"{total}\n",
+        "memory.numa_stat": render_numa_stat(group.pages),
+        "cpu.stat": "usage_usec 0\nuser_usec 0\nsystem_usec 0\n",
+    }
+    for name, text in files.items():
+        put(group.path / name, text)
+
+
+def remove_group(group: Group, trash: Path) -> None:
+    """Make a payload cgroup disappear at once, as rmdir of a cgroup does."""
+    trash.mkdir(exist_ok=True)
+    moved = trash / group.name
+    os.rename(group.path, moved)
+    shutil.rmtree(moved)
+
+
+def rewrite(path: Path, text: str) -> None:
+    """Replace a file's contents in one write, so that no reader sees an empty or mixed line.
+
+    An empty file is one that somebody else truncated and is about to write: theirs is the later write then.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY)
+    except FileNotFoundError:
+        put(path, f"{text}\n")
+        return
+    try:
+        size = os.fstat(descriptor).st_size
+        if size:
+            os.write(descriptor, f"{text}\n".encode().ljust(size, b"\n"))
+    finally:
+        os.close(descriptor)
+
+
+def render_numa_stat(pages: Mapping[int, int]) -> str:
+    """`memory.numa_stat`: nine tenths anonymous memory, the rest page cache, in bytes per node."""
+    file_pages = {node: size // 10 // PAGE * PAGE for node, size in pages.items()}
+    rows = {
+        "anon": {node: size - file_pages[node] for node, size in pages.items()},
+        "file": file_pages,
+        "kernel_stack": dict.fromkeys(pages, 0),
+    }
+    return "".join(
+        f"{name} {' '.join(f'N{node}={size}' for node, size in sorted(sizes.items()))}\n"
+        for name, sizes in rows.items()
+    )
+
+
+def write_process(procfs: Path, pid: int, cgroup: str, comm: str, threads: tuple[str, ...] = ()) -> None:
+    """`/proc/PID` of an instance's init or QEMU; `threads` are the names of further threads, ids counting from PID."""
+    folder = procfs / str(pid)
+    put(folder / "cgroup", f"0::{cgroup}\n")
+    put(folder / "stat", _render_stat(pid, comm, guest_ticks=0))
+    for offset, name in enumerate((comm, *threads) if threads else ()):
+        task = folder / "task" / str(pid + offset)
+        put(task / "comm", f"{name}\n")
+        # Only vCPU threads have run guest code: that is how they are told from the others.
+        guest_ticks = 100 if offset else 0
+        put(task / "stat", _render_stat(pid + offset, name, guest_ticks=guest_ticks))
+
+
+def remove_process(procfs: Path, pid: int) -> None:
+    """The process is gone."""
+    shutil.rmtree(procfs / str(pid), ignore_errors=True)
+
+
+def _render_stat(pid: int, comm: str, *, guest_ticks: int) -> str:
+    # Field 1 is the id, 2 the name, 3 the state; 43 is guest_time; 52 fields in all: proc(5).
+    fields = [str(pid), f"({comm})", "S", "1", *["0"] * 48]
+    fields[42] = str(guest_ticks)
+    return " ".join(fields) + "\n"

@@ -1,0 +1,48 @@
+"""What can be chosen about a simulated server. Read by every part of the simulator; set by tests, demo, benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from incus_numa.server.protocol import Product
+
+Span = tuple[float, float]
+"""Shortest and longest duration in seconds; each use draws one between them from the seeded generator."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimulatorOptions:
+    """Which server is simulated, and how badly it behaves.
+
+    `start_s` passes between the start lock and the event, `lock_release_s` between the event and the release of the
+    lock. `late_volatile_s` after the release, the server writes one more volatile key (None: it does not), which
+    makes a client's ETag stale. `balance_delay_s` passes between a trigger and the rewrite of all cpusets,
+    `balance_s` is how long one rewrite takes. `event_jitter_s` is how late an event can be, so that
+    events overtake each other when it is not 0.
+
+    `panics` is Incus 6.0.4: a too large `limits.cpu` with `balanced` kills the server (7.0.2 takes all nodes). It comes
+    back after `restart_after_panic_s`, or only when told to. `refuses_node_zero` is Incus before 6.0.3, which does
+    not accept `volatile.cpu.nodes=0`. `member` is the name in a cluster. `watches` turns the fake kernel's inotify
+    on; without it, effective values follow only when it is told to settle.
+    """
+
+    product: Product = Product.INCUS
+    version: str = "6.0.4"
+    seed: int = 0
+    start_s: Span = (0.0, 0.0)
+    lock_release_s: Span = (0.005, 0.03)
+    late_volatile_s: Span | None = None
+    balances: bool = True
+    balance_delay_s: Span = (0.0, 0.05)
+    balance_s: float = 0.02
+    event_jitter_s: float = 0.0
+    per_request_delay_s: float = 0.0
+    panics: bool = True
+    restart_after_panic_s: float | None = None
+    refuses_node_zero: bool = False
+    member: str | None = None
+    watches: bool = True
+    default_memory_bytes: int = 64 << 20
+    projects: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    profiles: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

@@ -1,0 +1,65 @@
+"""Values for tests in one line each: only what a test is about is written there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from incus_numa.cpuset import CpuSet
+from incus_numa.model.machine import Cpu, Machine, Node
+from incus_numa.topology import document
+
+GIB = 1 << 30
+MACHINES = Path(__file__).parent / "machines"
+"""Machine documents of real shapes, named shape-quirk."""
+
+
+def machine(
+    *,
+    nodes: int = 4,
+    cpus_per_node: int = 4,
+    threads: int = 2,
+    memory_bytes: int | None = 32 * GIB,
+    nodes_per_socket: int = 2,
+    isolated: str = "",
+) -> Machine:
+    """A regular machine: CPU ids count up through the nodes, siblings are adjacent, one L3 per node.
+
+    Nodes of one socket are 12 apart, others 32; a quarter of the memory is in use.
+    """
+    cpus = tuple(
+        Cpu(
+            id=cpu,
+            node=cpu // cpus_per_node,
+            socket=cpu // cpus_per_node // nodes_per_socket,
+            core=cpu - cpu % cpus_per_node % threads,
+            l3=cpu - cpu % cpus_per_node,
+        )
+        for cpu in range(nodes * cpus_per_node)
+    )
+    return Machine(
+        name=f"{nodes}n{nodes * cpus_per_node}t",
+        nodes=tuple(
+            Node(
+                id=one,
+                cpus=CpuSet(range(one * cpus_per_node, (one + 1) * cpus_per_node)),
+                memory_bytes=memory_bytes,
+                free_bytes=None if memory_bytes is None else memory_bytes * 3 // 4,
+                distances={other: _distance(one, other, nodes_per_socket) for other in range(nodes)},
+            )
+            for one in range(nodes)
+        ),
+        cpus=cpus,
+        online=CpuSet(cpu.id for cpu in cpus),
+        isolated=CpuSet.parse(isolated),
+    )
+
+
+def _distance(one: int, other: int, nodes_per_socket: int) -> int:
+    if one == other:
+        return 10
+    return 12 if one // nodes_per_socket == other // nodes_per_socket else 32
+
+
+def load_machine(name: str) -> Machine:
+    """The machine document `tests/machines/NAME.json`."""
+    return document.parse_machine((MACHINES / f"{name}.json").read_bytes())

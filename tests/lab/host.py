@@ -1,0 +1,179 @@
+"""A virtual NUMA host: one QEMU process under software emulation, reached over SSH. Started by conftest and boot.py.
+
+Two nodes share a package: distance 12 inside it, 32 outside. The disk is a throw-away snapshot of the built image, so
+every host starts alike. Nothing outlives the process that started it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+BOOT_TIMEOUT_S = 420.0
+"""From power on to SSH; 60 to 110 s where two cores are free."""
+
+LOCAL, NEAR, FAR = 10, 12, 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shape:
+    """The machine to emulate. Two threads per core."""
+
+    nodes: int = 4
+    cpus_per_node: int = 2
+    mib_per_node: int = 1024
+
+
+class CommandError(AssertionError):
+    """A command in the host failed or took too long; the text holds what it printed."""
+
+
+def render_qemu(image: Path, shape: Shape, port: int, serial: Path) -> list[str]:
+    """The command line of the emulator."""
+    cpus, per = shape.nodes * shape.cpus_per_node, shape.cpus_per_node
+    argv = [
+        "qemu-system-x86_64",
+        "-M",
+        "q35",
+        "-accel",
+        "tcg,thread=multi,tb-size=1024",
+        "-cpu",
+        "max,la57=off,cx16=off",
+    ]
+    argv += ["-display", "none", "-no-reboot", "-nodefaults", "-serial", f"file:{serial}"]
+    argv += ["-smp", f"{cpus},sockets={shape.nodes},cores={per // 2},threads=2"]
+    argv += ["-m", f"{shape.nodes * shape.mib_per_node}M"]
+    argv += ["-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd")]
+    argv += ["-append", "root=/dev/vda rw console=ttyS0 quiet panic=-1"]
+    argv += ["-drive", f"file={image / 'disk'},format=raw,if=virtio,snapshot=on"]
+    argv += ["-netdev", f"user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"]
+    argv += ["-device", "virtio-net-pci,netdev=n0", "-device", "virtio-rng-pci"]
+    for node in range(shape.nodes):
+        argv += ["-object", f"memory-backend-ram,id=m{node},size={shape.mib_per_node}M"]
+        argv += ["-numa", f"node,nodeid={node},memdev=m{node},cpus={node * per}-{(node + 1) * per - 1}"]
+    for a in range(shape.nodes):
+        for b in range(shape.nodes):
+            if a != b:
+                argv += ["-numa", f"dist,src={a},dst={b},val={NEAR if a // 2 == b // 2 else FAR}"]
+    return argv
+
+
+class Host:
+    """A running host. `run` is the way in; `stop` ends it, and the kernel ends it if we die."""
+
+    def __init__(self, image: Path, port: int, emulator: subprocess.Popen[bytes] | None, scratch: Path) -> None:
+        self.port = port
+        self._image = image
+        self._emulator = emulator
+        self._scratch = scratch
+        self._master: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def start(cls, image: Path, shape: Shape | None = None) -> Host:
+        """Start the emulator on a free port. Returns before the host answers: see `wait`."""
+        scratch = Path(tempfile.mkdtemp(prefix="lab."))
+        port = _free_port()
+        argv = render_qemu(image, shape or Shape(), port, scratch / "serial.log")
+        # The snapshot of the disk is an unlinked file in TMPDIR, which belongs beside the image and not in a tmpfs.
+        with (scratch / "emulator.log").open("wb") as said:
+            emulator = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", *argv],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                env={**os.environ, "TMPDIR": str(image)},
+            )
+        return cls(image, port, emulator, scratch)
+
+    @classmethod
+    def attach(cls, image: Path, port: int) -> Host:
+        """A host that someone else started, for example boot.py, and will stop."""
+        return cls(image, port, None, Path(tempfile.mkdtemp(prefix="lab.")))
+
+    def wait(self) -> float:
+        """Wait until commands can be run. Returns the seconds it took; raises CommandError after BOOT_TIMEOUT_S."""
+        began = time.monotonic()
+        while time.monotonic() - began < BOOT_TIMEOUT_S:
+            if self._emulator is not None and self._emulator.poll() is not None:
+                raise CommandError(f"the emulator ended with {self._emulator.returncode}\n{self.read_serial()}")
+            probe = subprocess.run(
+                [*self._ssh("-o", "ConnectTimeout=10"), "true"],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+            )
+            if probe.returncode == 0:
+                self._open_master()
+                return time.monotonic() - began
+            time.sleep(1)
+        raise CommandError(f"no SSH after {BOOT_TIMEOUT_S:.0f} s\n{self.read_serial()}")
+
+    def run(self, command: str, *, timeout_s: float = 120, stdin: bytes = b"") -> str:
+        """What a shell command in the host printed on stdout. Raises CommandError with all output if it fails."""
+        code, out, err = self.attempt(command, timeout_s=timeout_s, stdin=stdin)
+        if code != 0:
+            raise CommandError(f"in the host: {command}\nexit code {code}\n{out}{err}")
+        return out
+
+    def attempt(self, command: str, *, timeout_s: float = 120, stdin: bytes = b"") -> tuple[int, str, str]:
+        """Exit code, stdout and stderr of a shell command in the host. Raises CommandError when it takes too long."""
+        try:
+            done = subprocess.run(
+                [*self._ssh(), command], input=stdin, capture_output=True, timeout=timeout_s, check=False
+            )
+        except subprocess.TimeoutExpired as late:
+            printed = f"{(late.stdout or b'').decode()}{(late.stderr or b'').decode()}"
+            raise CommandError(f"in the host: {command}\nno end after {timeout_s:.0f} s\n{printed}") from late
+        return done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+
+    def put(self, content: bytes, path: str, mode: str = "644") -> None:
+        """Write a file in the host, with its folders."""
+        self.run(f"install -D -m {mode} /dev/stdin {path}", stdin=content)
+
+    def read_serial(self, lines: int = 30) -> str:
+        """The end of what the emulator and the console said; empty for an attached host."""
+        said = []
+        for log in ("emulator.log", "serial.log"):
+            with contextlib.suppress(OSError):
+                said += (self._scratch / log).read_text(errors="replace").splitlines()[-lines:]
+        return "\n".join(said)
+
+    def stop(self) -> None:
+        """End the SSH connection and, if we started it, the emulator."""
+        for process in (self._master, self._emulator):
+            if process is not None and process.poll() is None:
+                process.kill()
+                process.wait()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _ssh(self, *options: str) -> list[str]:
+        fixed = ["-q", "-p", str(self.port), "-i", str(self._image / "id"), "-o", "BatchMode=yes"]
+        fixed += ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-F", "none"]
+        fixed += ["-o", f"ControlPath={self._scratch / 'ssh'}"]
+        return ["ssh", *fixed, *options, "root@127.0.0.1"]
+
+    def _open_master(self) -> None:
+        """One connection that all commands share: a new one costs a second and more under emulation."""
+        self._master = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", *self._ssh("-M", "-N", "-o", "ServerAliveInterval=15")],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60
+        while not (self._scratch / "ssh").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port

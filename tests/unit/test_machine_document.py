@@ -1,0 +1,204 @@
+"""The machine document: its exact shape, what may be left out, and every problem found at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from incus_numa.cpuset import CpuSet
+from incus_numa.errors import ConfigError
+from incus_numa.model.machine import Cpu, Machine, Node
+from incus_numa.topology import document
+from tests.builders import GIB, MACHINES, load_machine, machine
+
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "nodes": [
+        {"id": 0, "cpus": "0-1", "memory_bytes": GIB, "free_bytes": None, "distances": {"0": 10, "4": 20}},
+        {"id": 4, "cpus": "", "memory_bytes": None, "free_bytes": None, "distances": {}},
+    ],
+    "cpus": [
+        {"id": 0, "node": 0, "socket": 0, "core": 0, "l3": 0},
+        {"id": 1, "node": 0, "socket": 0, "core": 0, "l3": 0},
+        {"id": 5, "node": None, "socket": None, "core": 5, "l3": None},
+    ],
+    "online": "0-1,5",
+    "isolated": "5,7",
+    "warnings": ["CPU 5 belongs to no node"],
+}
+
+
+def changed(**changes: Any) -> str:
+    return json.dumps({key: value for key, value in (SMALL | changes).items() if value is not ...})
+
+
+def problems_of(text: str | bytes) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        document.parse_machine(text)
+    assert all(problem.startswith("machine document: ") for problem in caught.value.problems)
+    return [problem.removeprefix("machine document: ") for problem in caught.value.problems]
+
+
+def test_document_is_read_into_values() -> None:
+    assert document.parse_machine(json.dumps(SMALL)) == Machine(
+        name="small",
+        nodes=(
+            Node(id=0, cpus=CpuSet((0, 1)), memory_bytes=GIB, free_bytes=None, distances={0: 10, 4: 20}),
+            Node(id=4, cpus=CpuSet()),
+        ),
+        cpus=(
+            Cpu(id=0, node=0, socket=0, core=0, l3=0),
+            Cpu(id=1, node=0, socket=0, core=0, l3=0),
+            Cpu(id=5, node=None, socket=None, core=5, l3=None),
+        ),
+        online=CpuSet((0, 1, 5)),
+        isolated=CpuSet((5, 7)),
+        warnings=("CPU 5 belongs to no node",),
+    )
+
+
+def test_document_is_rendered_in_the_documented_order() -> None:
+    rendered = document.render_machine(document.parse_machine(json.dumps(SMALL)))
+    assert json.dumps(rendered) == json.dumps(SMALL)
+
+
+def test_order_of_entries_does_not_matter() -> None:
+    shuffled = changed(nodes=SMALL["nodes"][::-1], cpus=SMALL["cpus"][::-1])
+    assert document.parse_machine(shuffled) == document.parse_machine(json.dumps(SMALL))
+
+
+def test_unknown_fields_are_ignored() -> None:
+    assert document.parse_machine(changed(comment="mine")) == document.parse_machine(json.dumps(SMALL))
+
+
+@pytest.mark.parametrize("cpus", [None, ...])
+def test_without_cpus_every_cpu_is_its_own_core(cpus: Any) -> None:
+    nodes = [{"id": 0, "cpus": "0-1"}, {"id": 1, "cpus": "2"}]
+    read = document.parse_machine(changed(nodes=nodes, cpus=cpus, online="0-2,9"))
+    assert read.cpus == (
+        Cpu(id=0, node=0, socket=None, core=0, l3=None),
+        Cpu(id=1, node=0, socket=None, core=1, l3=None),
+        Cpu(id=2, node=1, socket=None, core=2, l3=None),
+        Cpu(id=9, node=None, socket=None, core=9, l3=None),
+    )
+
+
+def test_without_cpus_a_cpu_of_several_nodes_is_in_the_lowest() -> None:
+    read = document.parse_machine(b'{"nodes": [{"id": 2, "cpus": "0-1"}, {"id": 1, "cpus": "1"}]}')
+    assert [cpu.node for cpu in read.cpus] == [2, 1]
+
+
+def test_smallest_document_is_a_list_of_nodes() -> None:
+    assert document.parse_machine(b'{"nodes": [{"id": 3, "cpus": "0-1"}]}') == Machine(
+        nodes=(Node(id=3, cpus=CpuSet((0, 1))),),
+        cpus=tuple(Cpu(id=cpu, node=3, socket=None, core=cpu, l3=None) for cpu in range(2)),
+        online=CpuSet((0, 1)),
+    )
+
+
+def test_without_online_all_listed_cpus_are() -> None:
+    assert document.parse_machine(changed(online=...)).online == CpuSet((0, 1, 5))
+
+
+def test_cores_and_caches_are_named_by_their_lowest_cpu() -> None:
+    cpus = [{"id": cpu, "node": 0, "socket": 0, "core": 70 + cpu % 2, "l3": 9} for cpu in range(4)]
+    read = document.parse_machine(changed(nodes=[{"id": 0, "cpus": "0-3"}], cpus=cpus, online="0-3"))
+    assert [(cpu.core, cpu.l3) for cpu in read.cpus] == [(0, 0), (1, 0), (0, 0), (1, 0)]
+
+
+def test_cpu_in_several_nodes_is_kept() -> None:
+    nodes = [{"id": 0, "cpus": "0-1,5"}, {"id": 4, "cpus": "1,5"}]
+    cpus = [entry | {"node": 0} for entry in SMALL["cpus"]]
+    read = document.parse_machine(changed(nodes=nodes, cpus=cpus))
+    assert [str(node.cpus) for node in read.nodes] == ["0-1,5", "1,5"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"nodes": [*SMALL["nodes"], {"id": 4}]}, "node 4 appears 2 times"),
+        ({"cpus": [*SMALL["cpus"], SMALL["cpus"][2]]}, "cpu 5 appears 2 times"),
+        ({"online": "0-1,5,8"}, "online cpus 8 are not in cpus"),
+        ({"online": "0-1"}, "cpus 5 are not in online"),
+        ({"online": "0-x"}, "online: bad cpuset element '0-x' in '0-x'"),
+        ({"isolated": "^1"}, "isolated: bad cpuset element '^1' in '^1'"),
+        ({"nodes": [SMALL["nodes"][0]]}, "node 0 has a distance to node 4, which is not in nodes"),
+        (
+            {"nodes": [{"id": 0, "cpus": "0-1"}, {"id": 4, "cpus": "x"}]},
+            "cpus of node 4: bad cpuset element 'x' in 'x'",
+        ),
+        ({"nodes": [{"id": 0, "cpus": "0-1,6"}]}, "node 0 lists cpus 6, which are not online"),
+        ({"nodes": [{"id": 0, "cpus": "0-1,5"}]}, "cpu 5 has no node, but a node lists it"),
+        ({"nodes": [{"id": 0, "cpus": "0"}]}, "cpu 1 is in node 0, which does not list it"),
+        ({"nodes": [{"id": -1}]}, "nodes[0]: Expected `int` >= 0 - at `$.id`"),
+        ({"nodes": [{"id": 0, "memory_bytes": -1}]}, "nodes[0]: Expected `int` >= 0 - at `$.memory_bytes`"),
+        ({"nodes": [{"id": 0, "distances": {"0": 0}}]}, "nodes[0]: Expected `int` >= 1 - at `$.distances[...]`"),
+        ({"nodes": [{"cpus": "0"}]}, "nodes[0]: Object missing required field `id`"),
+        ({"nodes": 3}, "Expected `array`, got `int` - at `$.nodes`"),
+        ({"nodes": ...}, "Object missing required field `nodes`"),
+        ({"cpus": [{"id": 0}]}, "cpus[0]: Object missing required field `core`"),
+        ({"cpus": [{"id": 70000, "core": 0}]}, "cpus[0]: Expected `int` <= 65535 - at `$.id`"),
+    ],
+)
+def test_mistake_is_one_problem_that_names_it(changes: dict[str, Any], problem: str) -> None:
+    assert problems_of(changed(**changes)) == [problem]
+
+
+def test_cpu_of_an_unlisted_node_is_named() -> None:
+    nodes = [{"id": 4, "cpus": "0-1"}]
+    assert problems_of(changed(nodes=nodes)) == [
+        "cpu 0 is in node 0, which is not in nodes",
+        "cpu 1 is in node 0, which is not in nodes",
+    ]
+
+
+def test_core_numbers_counted_per_socket_are_refused() -> None:
+    cpus = [{"id": cpu, "node": 0, "socket": cpu, "core": 0} for cpu in range(2)]
+    found = problems_of(changed(nodes=[{"id": 0, "cpus": "0-1"}], cpus=cpus, online="0-1"))
+    assert found == ["core 0 is in sockets 0, 1: name it by its lowest cpu id"]
+
+
+def test_all_problems_are_told_at_once() -> None:
+    nodes = [{"id": 0, "cpus": "0-1"}, {"id": 0, "cpus": "z"}, {"id": 1, "free_bytes": -4}]
+    cpus = [{"id": 0, "core": 0, "node": 0}, {"id": 0, "core": 0, "node": 0}, {"id": "one"}]
+    assert problems_of(changed(nodes=nodes, cpus=cpus, online="?", isolated="!")) == [
+        "cpus of node 0: bad cpuset element 'z' in 'z'",
+        "nodes[2]: Expected `int` >= 0 - at `$.free_bytes`",
+        "cpus[2]: Expected `int`, got `str` - at `$.id`",
+        "isolated: bad cpuset element '!' in '!'",
+        "online: bad cpuset element '?' in '?'",
+        "node 0 appears 2 times",
+        "cpu 0 appears 2 times",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", b"\xff\xfe", '"x"', "[" * 100_000, "\ud800", b'{"name":"\xff"}']
+)
+def test_what_is_no_document_is_one_problem(text: str | bytes) -> None:
+    assert len(problems_of(text)) == 1
+
+
+@pytest.mark.parametrize("path", sorted(MACHINES.glob("*.json")), ids=lambda path: path.stem)
+def test_stored_machines_are_canonical(path: Path) -> None:
+    read = load_machine(path.stem)
+    assert read.name == path.stem
+    assert document.render_machine(read) == json.loads(path.read_bytes())
+
+
+def test_incus_1605_is_24_nodes_of_8_cores_in_two_sockets() -> None:
+    host = load_machine("incus1605")
+    assert [len(node.cpus) for node in host.nodes] == [16] * 24
+    assert (len({cpu.core for cpu in host.cpus}), len({cpu.l3 for cpu in host.cpus})) == (192, 24)
+    assert {node.id: {cpu.socket for cpu in host.cpus if cpu.node == node.id} for node in host.nodes} == {
+        node: {node // 12} for node in range(24)
+    }
+    assert sorted({distance for node in host.nodes for distance in node.distances.values()}) == [10, 11, 12, 32]
+
+
+def test_built_machine_is_valid() -> None:
+    built = machine(nodes=3, cpus_per_node=6, threads=2, isolated="2")
+    assert document.parse_machine(json.dumps(document.render_machine(built))) == built
