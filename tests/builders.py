@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from incus_numa.cpuset import CpuSet
+from incus_numa.cpuset import CpuSet, NodeSet
+from incus_numa.model.instance import Demand, Instance, InstanceKey
 from incus_numa.model.machine import Cpu, Machine, Node
+from incus_numa.model.plan import Plan
+from incus_numa.model.snapshot import Decided, Observed, Snapshot
 from incus_numa.topology import document
 
 GIB = 1 << 30
@@ -63,3 +68,55 @@ def _distance(one: int, other: int, nodes_per_socket: int) -> int:
 def load_machine(name: str) -> Machine:
     """The machine document `tests/machines/NAME.json`."""
     return document.parse_machine((MACHINES / f"{name}.json").read_bytes())
+
+
+def instance(
+    name: str,
+    *,
+    vcpus: int | None = None,
+    memory_bytes: int | None = None,
+    managed: bool = True,
+    pinned: str | None = None,
+    weight: float | None = None,
+    memory_is_usage: bool = False,
+    **more: Any,
+) -> Instance:
+    """A managed container of the default project. Its weight is its vCPUs unless given; `more` are Instance fields."""
+    pin = None if pinned is None else CpuSet.parse(pinned)
+    count = len(pin) if pin is not None else vcpus or 1
+    demand = Demand(
+        vcpus=vcpus,
+        weight=float(count) if weight is None else weight,
+        memory_bytes=memory_bytes,
+        memory_is_usage=memory_is_usage,
+        pinned_cpus=pin,
+    )
+    return Instance(key=InstanceKey("default", name), managed=managed, demand=demand, **more)
+
+
+def snapshot(
+    machine: Machine, *instances: Instance, observed: Mapping[InstanceKey, Observed] | None = None
+) -> Snapshot:
+    """A snapshot of running instances."""
+    return Snapshot(machine=machine, instances=instances, observed=observed or {})
+
+
+def decided(nodes: str, cpus: str, mems: str = "") -> Observed:
+    """An instance that has what we decided."""
+    node_set, cpu_set = NodeSet.parse(nodes), CpuSet.parse(cpus)
+    return Observed(
+        nodes=node_set, cpus=cpu_set, mems=NodeSet.parse(mems), decided=Decided(nodes=node_set, cpus=cpu_set)
+    )
+
+
+def settled(plan: Plan) -> Mapping[InstanceKey, Observed]:
+    """What is observed once a plan has been applied."""
+    return {
+        one.key: Observed(
+            nodes=one.nodes,
+            cpus=one.cpus,
+            mems=one.mems or NodeSet(),
+            decided=Decided(nodes=one.nodes, cpus=one.cpus),
+        )
+        for one in plan.placements
+    }

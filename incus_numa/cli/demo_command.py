@@ -26,7 +26,7 @@ from incus_numa.model.machine import Machine
 from incus_numa.policy.scoring import mean_distance
 from incus_numa.server.http_server import HttpServer
 from incus_numa.settings import HostSettings, ServerSettings, Settings, settings_as_dict
-from incus_numa.simulator import scenario
+from incus_numa.simulator import scenario, trees
 from incus_numa.simulator.options import SimulatorOptions
 from incus_numa.simulator.simulator import Simulator
 
@@ -56,7 +56,7 @@ def command(config_file: Path | None, log_level: str, *, keep: bool) -> None:
     Example: incus-numa demo --keep
     """
     start_logging("warning" if log_level == "info" else log_level)
-    with tempfile.TemporaryDirectory(prefix="incus-numa-demo-") as folder:
+    with tempfile.TemporaryDirectory(prefix="incus-numa-demo-", dir=trees.scratch_root()) as folder:
         try:
             asyncio.run(_demo(Path(folder), keep=keep))
         except KeyboardInterrupt:

@@ -142,14 +142,14 @@ class World:
         if seen is None or seen.group is None:
             return seen
         try:
-            state = self.cgroups.read(seen.group)
+            cpus, mems = self.cgroups.read_sets(seen.group)
         except GoneError:
             return None
         except ReportError as error:
             log.debug("instance=%s cgroup not read: %s", key, error)
             return seen
-        if (state.cpus, state.mems) != (seen.observed.cpus, seen.observed.mems):
-            seen = replace(seen, observed=replace(seen.observed, cpus=state.cpus, mems=state.mems))
+        if (cpus, mems) != (seen.observed.cpus, seen.observed.mems):
+            seen = replace(seen, observed=replace(seen.observed, cpus=cpus, mems=mems))
             self._seen[key] = seen
         return seen
 

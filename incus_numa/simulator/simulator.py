@@ -86,13 +86,13 @@ class Simulator:
         if self._runner is None:
             return
         runner, self._runner = self._runner, None
+        self.incus.end_process()
         await self.incus.balancer.halt()
         self.socket_path.unlink(missing_ok=True)
         for connection in runner.server.connections if runner.server is not None else ():
             if connection.transport is not None:
                 connection.transport.abort()
         await runner.cleanup()
-        self.incus.end_process()
 
     async def restart_server(self) -> None:
         """The server's process ends and comes back."""

@@ -375,7 +375,7 @@ async def test_server_restart_keeps_instances_sends_nothing_and_balances() -> No
 
 
 async def test_start_in_progress_ends_with_the_servers_process() -> None:
-    async with host(replace(QUICK, start_s=(0.01, 0.01))) as h:
+    async with host(replace(QUICK, start_s=(0.1, 0.1))) as h:
         key = h.simulator.create("c1", BALANCED)
         task = asyncio.create_task(h.simulator.start(key))
         await until(lambda: h.simulator.incus.get(key).lock)

@@ -1,0 +1,30 @@
+"""`make bench`: prints the figures that README quotes. Nothing here asserts on time.
+
+Each part runs by itself, too: `python -m tests.bench starts`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from tests.bench import commands, idle, planning, rewrites, servers, starts
+
+PARTS = {
+    "commands": commands.main,
+    "planning": planning.main,
+    "servers": servers.main,
+    "rewrites": rewrites.main,
+    "starts": starts.main,
+    "idle": idle.main,
+}
+
+
+def main() -> None:
+    """Run the parts that were named, or all."""
+    names = sys.argv[1:] or list(PARTS)
+    for name in names:
+        print(f"== {name}", flush=True)
+        PARTS[name]()
+
+
+main()

@@ -1,0 +1,82 @@
+"""From the start of an instance to its PATCH and cpuset done: 1000 instances present, 100 starts/s for 10 s."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from incus_numa.simulator.trees import scratch_root
+from tests.bench.rig import Rig, percentile, rig
+
+PRESENT, RATE, SECONDS = 1000, 100, 10
+SIZES = (1, 2, 4, 8)
+OPTIONS: dict[str, Any] = {"lock_release_s": [0.002, 0.02], "balance_delay_s": [0.2, 0.5], "balance_s": 0.5}
+"""A server with a thousand containers takes a while to rewrite all their cpusets, again and again during the starts."""
+
+
+def main() -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory(dir=scratch_root()) as folder:
+        asyncio.run(_measure(Path(folder)))
+
+
+async def _measure(folder: Path) -> None:
+    async with rig(folder, options=OPTIONS) as (host, paths):
+        cgroup = Path(paths["cgroup"])
+        present = [f"old{n}" for n in range(PRESENT)]
+        await host.create(present, SIZES, start=True)
+        await host.settled(present, cgroup)
+        fresh = [f"new{n}" for n in range(RATE * SECONDS)]
+        await host.create(fresh, SIZES, start=False)
+        await asyncio.sleep(11)
+        await host.forget()
+        before, began = host.cpu_s(), time.monotonic()
+        await _start_all(host, fresh)
+        took = time.monotonic() - began
+        await host.settled(fresh, cgroup)
+        await asyncio.sleep(1)
+        _report(await host.ask("measurements"), fresh, took, host.cpu_s() - before)
+        print("impossible states:", await host.ask("problems"))
+
+
+async def _start_all(host: Rig, names: list[str]) -> None:
+    """RATE starts a second, each by its own request, not waiting for one another."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    tasks = []
+    for number, name in enumerate(names):
+        await asyncio.sleep(max(0.0, began + number / RATE - loop.time()))
+        tasks.append(asyncio.create_task(host.do("start", name=name)))
+    await asyncio.gather(*tasks)
+
+
+def _report(measured: dict[str, Any], names: list[str], took: float, cpu_s: float) -> None:
+    delays, calls, lost, kinds = [], Counter[int](), [], Counter[str]()
+    for name in names:
+        key = f"default/{name}"
+        marks = measured["marks"].get(key, [])
+        free = next((at for at, what, _ in marks if what == "released"), None)
+        placed = [
+            next((at for at, what, _ in marks if what == wanted), None) for wanted in ("cpuset.cpus", "cpuset.mems")
+        ]
+        patched = next((at for at, what, _ in marks if what == "patch"), None)
+        done = [at for at in (*placed, patched) if at is not None]
+        used = measured["calls_by_instance"].get(key, {})
+        calls[sum(used.values())] += 1
+        kinds.update(used)
+        if free is None or None in placed:
+            lost.append(name)
+        else:
+            delays.append((max(done) - free) * 1000)
+    listings = {call: count for call, count in measured["calls"].items() if "instances" in call}
+    print(f"{len(names)} starts in {took:.1f} s, {PRESENT} instances present; lost: {len(lost)} {lost[:3]}")
+    print(
+        f"lock free to PATCH and cpusets done: p50 {percentile(delays, 0.5):.1f} ms, "
+        f"p90 {percentile(delays, 0.9):.1f} ms, p99 {percentile(delays, 0.99):.1f} ms, most {max(delays):.1f} ms"
+    )
+    print(f"REST calls per start: {dict(sorted(calls.items()))}; kinds {dict(kinds)}; listings {listings}")
+    print(f"daemon CPU: {cpu_s:.2f} s, {cpu_s / len(names) * 1000:.1f} ms per start")
