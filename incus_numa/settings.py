@@ -7,7 +7,7 @@ problem at once. `render_settings` writes every key with its meaning, which is h
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import toml
@@ -99,8 +99,7 @@ def parse_settings(text: str) -> Settings:
             problems.append(f"{name} = {table!r}: expected a table [{name}]")
         else:
             values[name] = _table(name, known[name], table, problems)
-    if problems:
-        raise ConfigError(tuple(problems))
+    # Wrong keys have their defaults here, so that the rest is checked, too, and everything is told at once.
     settings = Settings(**values)
     problems.extend(check_settings(settings))
     if problems:
@@ -165,5 +164,7 @@ def _table(name: str, kind: Any, table: dict[str, Any], problems: list[str]) -> 
         try:
             values[one] = msgspec.convert(raw, hints[one])
         except msgspec.ValidationError as error:
-            problems.append(f"{name}.{one} = {raw!r}: {str(error).replace('`', '')}")
+            choices = get_args(hints[one]) if get_origin(hints[one]) is Literal else ()
+            told = f"expected one of {', '.join(choices)}" if choices else str(error).replace("`", "")
+            problems.append(f"{name}.{one} = {raw!r}: {told}")
     return kind(**values)

@@ -16,7 +16,7 @@ from tests.builders import GIB
 
 @st.composite
 def machines(draw: st.DrawFn, *, max_nodes: int = 6, known_memory: bool = False) -> Machine:
-    """Regular or not: unequal, CPU-less and memory-less nodes, sparse ids, isolated CPUs, unknown sizes or distances."""
+    """Regular or not: unequal, CPU-less, memory-less nodes, sparse ids, isolated CPUs, unknown sizes or distances."""
     count = draw(st.integers(1, max_nodes))
     step = draw(st.sampled_from([1, 1, 3, 37]))
     regular = draw(st.booleans())

@@ -32,9 +32,9 @@ class LiveApplier:
     async def apply(self, target: Target, steps: Sequence[Step]) -> tuple[StepResult, ...]:
         """Results of the steps that were tried; the decision is marked on the cgroup before anything is written."""
         results: list[StepResult] = []
-        if target.group is not None:
+        if target.group is not None and target.mark is not None:
             try:
-                self._cgroups.mark(target.group, target.decided)
+                self._cgroups.mark(target.group, target.mark)
             except GoneError as error:
                 return tuple(StepResult(step=step, outcome=Outcome.GONE, detail=str(error)) for step in steps[:1])
         for step in steps:
@@ -83,6 +83,8 @@ class LiveApplier:
 
 def _log(result: StepResult) -> None:
     level = logging.INFO if result.outcome is Outcome.DONE else logging.DEBUG
+    if not log.isEnabledFor(level):
+        return
     log.log(
         level, "%s %s%s", describe(result.step), result.outcome.value, f": {result.detail}" if result.detail else ""
     )

@@ -17,14 +17,14 @@ class Target:
     """Where one instance's steps go.
 
     `group` is its payload cgroup (None without one), `nodes_key` the server's key for the record of its nodes, `etag`
-    what its keys were read with.
+    what its keys were read with, `mark` the decision to keep on the cgroup (None: it is there already).
     """
 
     key: InstanceKey
     group: Path | None
     nodes_key: str
     etag: str | None
-    decided: Decided
+    mark: Decided | None
 
 
 class Applier(Protocol):

@@ -28,7 +28,7 @@ def show(config_file: Path | None, log_level: str, output_format: str) -> None:
     settings = load_settings(config_file)
     tables = settings_as_dict(settings)
     rows = [{"key": f"{table}.{key}", "value": value} for table, keys in tables.items() for key, value in keys.items()]
-    output.emit(output_format, tables, rows, lambda: click.echo(render_settings(settings)))
+    output.emit(output_format, tables, rows, lambda: output.write(render_settings(settings).rstrip("\n")))
 
 
 @command.command()
@@ -41,4 +41,7 @@ def check(config_file: Path | None, log_level: str) -> None:
     start_logging(log_level)
     load_settings(config_file)
     path = config_file or Path(DEFAULT_CONFIG)
-    click.echo(f"{path}: good" if path.exists() else f"{path} does not exist: the defaults are used", err=True)
+    if config_file is None and not path.exists():
+        click.echo(f"{path} does not exist: the defaults are used", err=True)
+    else:
+        click.echo(f"{path}: no problem found", err=True)

@@ -11,7 +11,7 @@ import click
 
 from incus_numa import __version__
 from incus_numa.applier.live import LiveApplier
-from incus_numa.cli.options import common, load_settings, start_logging
+from incus_numa.cli.options import common_with, load_settings, start_logging
 from incus_numa.cli.wiring import cgroup_files
 from incus_numa.daemon.notify import Notifier
 from incus_numa.daemon.observe import World
@@ -29,7 +29,7 @@ SEARCH_S = 5.0
 
 
 @click.command()
-@common
+@common_with("info")
 def command(config_file: Path | None, log_level: str) -> None:
     """Run the service: watch the server and keep every managed instance on its nodes.
 

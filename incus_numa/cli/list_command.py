@@ -10,7 +10,8 @@ import click
 from incus_numa.cli import output
 from incus_numa.cli.options import common, formatted, load_settings, start_logging
 from incus_numa.cli.survey import Survey, survey
-from incus_numa.quantities import render_bytes
+
+COLUMNS = ("project", "name", "type", "vcpus", "memory_bytes", "nodes", "cpus", "mems", "state")
 
 
 @click.command(name="list")
@@ -22,15 +23,17 @@ def command(config_file: Path | None, log_level: str, output_format: str, projec
 
     Example: incus-numa list --format json
     """
-    start_logging("warning" if log_level == "info" else log_level)
+    start_logging(log_level)
     found = asyncio.run(survey(load_settings(config_file)))
     rows = instance_rows(found, project)
     data = {"instances": rows, "nodes": node_rows(found)}
-    output.emit(output_format, data, rows, lambda: _tables(found, rows))
+    output.emit(output_format, data, rows, lambda: _tables(found, rows), columns=COLUMNS)
+    for problem in (*found.problems, *found.plan.warnings):
+        click.echo(f"Warning: {problem}", err=True)
 
 
 def instance_rows(found: Survey, project: str | None = None) -> list[output.Row]:
-    """One row per running instance; `state` is placed, differs, refused, unmanaged or unknown."""
+    """One row per running instance; `state` is placed, differs, refused or unmanaged."""
     return [
         {
             "project": seen.instance.key.project,
@@ -63,17 +66,18 @@ def node_rows(found: Survey) -> list[output.Row]:
 
 
 def _tables(found: Survey, rows: list[output.Row]) -> None:
-    shown = [row | {"memory": _bytes(row["memory_bytes"])} for row in rows]
-    columns = ("project", "name", "vcpus", "memory", "nodes", "cpus", "mems", "state")
+    shown = [row | {"memory": output.show_bytes(row["memory_bytes"])} for row in rows]
+    columns = ["name", "vcpus", "memory", "nodes", "cpus", "mems", "state"]
+    if any(row["project"] != "default" for row in rows):
+        columns.insert(0, "project")
+    if any(row["type"] != "container" for row in rows):
+        columns.insert(columns.index("vcpus"), "type")
     output.print_table([{name: row[name] for name in columns} for row in shown], empty="no instance runs")
+    output.write("")
     output.print_table(
         [
             {"node": row["node"], "cpus": row["cpus"], "load": row["load"]}
-            | {"memory": _bytes(row["memory_bytes"]), "free": _bytes(row["free_bytes"])}
+            | {"memory": output.show_bytes(row["memory_bytes"]), "free": output.show_bytes(row["free_bytes"])}
             for row in node_rows(found)
         ]
     )
-
-
-def _bytes(size: int | None) -> str | None:
-    return None if size is None else render_bytes(size)

@@ -13,7 +13,7 @@ from incus_numa import __version__
 from incus_numa.errors import ConfigError, IncusNumaError, UnreachableError
 
 COMMANDS: Mapping[str, str] = {
-    "check": "Host, server and instances: what will not work, and what would crash the server.",
+    "check": "What will not work here, and what would crash the server.",
     "config": "Show or validate the configuration.",
     "daemon": "Run the service.",
     "demo": "The daemon against the built-in simulator: no Incus, no root.",
@@ -25,7 +25,7 @@ COMMANDS: Mapping[str, str] = {
 }
 """Names and short help; each is `command` in `incus_numa.cli.NAME_command`."""
 
-EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_REFUSED = 1, 2, 3, 4
+EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
 
 
 class LazyGroup(click.Group):
@@ -57,25 +57,43 @@ def group() -> None:
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 no server, 4 something was refused."""
     try:
-        sys.exit(group.main(standalone_mode=False) or 0)
+        code = group.main(standalone_mode=False) or 0
     except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = stop.exit_code
     except click.Abort:
-        sys.exit(130)
+        code = EXIT_INTERRUPTED
     except click.ClickException as error:
         error.show()
-        sys.exit(EXIT_USAGE if isinstance(error, click.UsageError) else EXIT_FAILED)
-    except BrokenPipeError:
-        # The reader of our output (head, less) has seen enough.
-        sys.stderr.close()
-        sys.exit(EXIT_FAILED)
+        code = EXIT_USAGE if isinstance(error, click.UsageError) else EXIT_FAILED
     except IncusNumaError as error:
-        for line in error.problems if isinstance(error, ConfigError) else (str(error),):
-            click.echo(f"Error: {line}", err=True)
-        sys.exit(_exit_code(error))
-    except Exception:
-        logging.getLogger(__name__).exception("this is a bug of incus-numa; please report it with the lines above")
-        sys.exit(EXIT_FAILED)
+        code = _report((error,))
+    except Exception as error:
+        known = _known(error)
+        if not known:
+            logging.getLogger(__name__).exception("this is a bug of incus-numa; please report it with the lines above")
+        code = _report(known) if known else EXIT_FAILED
+    sys.exit(code)
+
+
+def _known(error: BaseException) -> tuple[IncusNumaError, ...]:
+    """Our own errors in a group that several tasks raised; empty if there is any other in it."""
+    if not isinstance(error, BaseExceptionGroup):
+        return ()
+    found: list[IncusNumaError] = []
+    for one in error.exceptions:
+        inner = (one,) if isinstance(one, IncusNumaError) else _known(one)
+        if not inner:
+            return ()
+        found += inner
+    return tuple(found)
+
+
+def _report(errors: tuple[IncusNumaError, ...]) -> int:
+    """Tell every problem once, and give the exit code of the worst."""
+    lines = [line for one in errors for line in (one.problems if isinstance(one, ConfigError) else (str(one),))]
+    for line in dict.fromkeys(lines):
+        click.echo(f"Error: {line}", err=True)
+    return max(_exit_code(one) for one in errors)
 
 
 def _exit_code(error: IncusNumaError) -> int:

@@ -18,22 +18,31 @@ DEFAULT_CONFIG = "/etc/incus-numa/config.toml"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def common(function: F) -> F:
-    """`--config` and `--log-level`, which every command takes."""
-    function = click.option(
-        "--log-level",
-        type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
-        default="info",
-        show_default=True,
-        help="How much to log to standard error.",
-    )(function)
-    return click.option(
-        "--config",
-        "config_file",
-        type=click.Path(path_type=Path),
-        default=None,
-        help=f"Configuration file; {DEFAULT_CONFIG} if it exists.",
-    )(function)
+def common_with(default_level: str) -> Callable[[F], F]:
+    """`--config` and `--log-level`, which every command takes, with the level it logs at unless told otherwise."""
+
+    def decorate(function: F) -> F:
+        function = click.option(
+            "--log-level",
+            type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+            default=default_level,
+            show_default=True,
+            help="How much to log to standard error.",
+        )(function)
+        return click.option(
+            "--config",
+            "config_file",
+            metavar="FILE",
+            type=click.Path(path_type=Path),
+            default=None,
+            help=f"Configuration file; {DEFAULT_CONFIG} if it exists.",
+        )(function)
+
+    return decorate
+
+
+common = common_with("warning")
+"""The shared options of a command that runs once: it says what it did on standard output, so it logs problems only."""
 
 
 def formatted(function: F) -> F:
@@ -50,27 +59,52 @@ def formatted(function: F) -> F:
 
 
 def start_logging(level: str) -> None:
-    """Log to standard error; under systemd without the time, which the journal adds."""
+    """Log to standard error; without the time where it is not a terminal, as the journal adds it."""
+    time = "%(asctime)s " if sys.stderr.isatty() else ""
     logging.basicConfig(
-        stream=sys.stderr,
-        level=level.upper(),
-        format="%(levelname)s %(message)s" if sys.stderr.isatty() is False else "%(asctime)s %(levelname)s %(message)s",
-        force=True,
+        stream=sys.stderr, level=logging.WARNING, format=f"{time}%(levelname)s %(message)s", force=True
     )
+    logging.getLogger("incus_numa").setLevel(level.upper())
 
 
 def load_settings(config_file: Path | None) -> Settings:
-    """Settings from the file; defaults if none was named and the usual one does not exist. Raises ConfigError."""
+    """Settings from the file; defaults if none was named and the usual one is not there, or not for us to read.
+
+    Raises ConfigError.
+    """
     path = config_file or Path(DEFAULT_CONFIG)
+    if config_file is None and not _is_readable(path):
+        return Settings()
     try:
-        text = path.read_text()
-    except FileNotFoundError as error:
-        if config_file is None:
-            return Settings()
-        raise ConfigError((f"{path}: no such file",)) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError((f"{path}: not readable: {error}",)) from error
-    try:
-        return parse_settings(text)
+        return parse_settings(read_input(path).decode())
+    except UnicodeDecodeError as error:
+        raise ConfigError((f"{path}: expected TOML in UTF-8: {error.reason} at byte {error.start}",)) from error
     except ConfigError as error:
-        raise ConfigError(tuple(f"{path}: {problem}" for problem in error.problems)) from error
+        raise named(path, error) from error
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether the usual file is there for us; not being allowed to read it is told, but stops nothing."""
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        return False
+    except PermissionError:
+        click.echo(f"Warning: {path} may not be read by this user: the defaults are used", err=True)
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def read_input(path: Path) -> bytes:
+    """A file that the user named. Raises ConfigError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError((f"cannot be read: {(error.strerror or str(error)).lower()}",)) from error
+
+
+def named(path: Path, error: ConfigError) -> ConfigError:
+    """The same problems, each with the file that it is in."""
+    return ConfigError(tuple(f"{path}: {problem}" for problem in error.problems))

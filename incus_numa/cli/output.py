@@ -11,61 +11,129 @@ from typing import Any
 import click
 import msgspec
 
+from incus_numa.errors import ReportError
+from incus_numa.quantities import render_bytes
+
 Row = dict[str, Any]
 
+_UNLIMITED = 100_000
+_NARROWEST_LIST = 16
 
-def emit(output_format: str, data: Any, rows: Sequence[Row], table: Callable[[], None]) -> None:
-    """Print `data` (JSON, YAML), `rows` (CSV) or call `table`."""
+
+def emit(
+    output_format: str, data: Any, rows: Sequence[Row], table: Callable[[], None], *, columns: Sequence[str] = ()
+) -> None:
+    """Print `data` (JSON, YAML), `rows` (CSV) or call `table`. `columns` are the CSV header when there are no rows."""
     if output_format == "json":
-        click.echo(msgspec.json.format(msgspec.json.encode(data), indent=2).decode())
+        write(msgspec.json.format(msgspec.json.encode(data), indent=2).decode())
     elif output_format == "yaml":
         import yaml
 
-        click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=False)
+        write(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip("\n"))
     elif output_format == "csv":
-        click.echo(render_csv(rows), nl=False)
+        write(render_csv(rows, columns).rstrip("\n"))
     else:
         table()
 
 
-def render_csv(rows: Sequence[Row]) -> str:
-    """Rows as CSV with a header; nothing for no rows."""
-    if not rows:
-        return ""
+def write(text: str) -> None:
+    """Text to standard output. Raises ReportError when it cannot be written, and BrokenPipeError as it is."""
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What is still buffered would fail again, and be told again, when the interpreter ends.
+        sys.stdout = None  # type: ignore[assignment]
+        raise ReportError(f"cannot write to standard output: {error.strerror}") from error
+
+
+def render_csv(rows: Sequence[Row], columns: Sequence[str] = ()) -> str:
+    """Rows as CSV with a header: the keys of the first row, `columns` without rows. A dictionary becomes `a.b`."""
+    flat = [flatten(row) for row in rows]
+    names = list(dict.fromkeys(name for row in flat for name in row)) or list(columns)
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n", restval="")
     writer.writeheader()
-    writer.writerows([{name: "" if value is None else value for name, value in row.items()} for row in rows])
+    writer.writerows([{name: _csv_cell(value) for name, value in row.items()} for row in flat])
     return text.getvalue()
 
 
-def print_table(rows: Sequence[Row], *, title: str | None = None, empty: str = "nothing to show") -> None:
-    """Rows as a table whose columns are the keys of the first row; None shows as a dash."""
-    from rich.table import Table
+def flatten(row: Row, prefix: str = "") -> Row:
+    """The row with the keys of inner dictionaries joined to the outer ones by a dot."""
+    flat: Row = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
 
+
+def print_table(rows: Sequence[Row], *, title: str | None = None, empty: str = "nothing to show") -> None:
+    """Rows as a table whose columns are the keys of the first row; None shows as a dash.
+
+    On a terminal it is folded to the terminal's width, elsewhere it is as wide as it needs and nothing is cut.
+    """
     if not rows:
         click.echo(empty, err=True)
         return
-    table = Table(title=title, title_justify="left", box=_box(), header_style="bold")
-    for name, value in rows[0].items():
-        table.add_column(name.upper().replace("_", " "), justify="right" if _is_number(value) else "left")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
-    console().print(table)
+    console = _console()
+    names = list(rows[0])
+    cells = [[_cell(value) for value in row.values()] for row in rows]
+    headers = [name.strip().upper().replace("_", " ") for name in names]
+    _fold_lists(headers, cells, console.width)
+    right = [all(_is_number(row[name]) or row[name] is None for row in rows) for name in names]
+    with console.capture() as capture:
+        console.print(_table(headers, right, cells))
+    lines = capture.get().splitlines()
+    write("\n".join(line.rstrip() for line in ([title] if title else []) + lines))
 
 
-def console() -> Any:
-    """Where tables go. Not a terminal: no colours, and wide enough that nothing is cut."""
+def _table(headers: Sequence[str], right: Sequence[bool], cells: Sequence[Sequence[str]]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for header, is_right in zip(headers, right, strict=True):
+        table.add_column(Text(header), justify="right" if is_right else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*(Text(text) for text in row))
+    return table
+
+
+def _console() -> Any:
     from rich.console import Console
 
-    tty = sys.stdout.isatty()
-    return Console(file=sys.stdout, width=None if tty else 200, highlight=False, soft_wrap=not tty)
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _UNLIMITED, highlight=False)
 
 
-def _box() -> Any:
-    from rich import box
+def _fold_lists(headers: Sequence[str], cells: list[list[str]], width: int) -> None:
+    """Break the widest column of lists such as `0-3,8` after commas, as far as the width asks for."""
+    widths = [max(len(text) for text in column) for column in zip(headers, *cells, strict=True)]
+    lists = [place for place in range(len(widths)) if all(" " not in row[place] for row in cells)]
+    lists = [place for place in lists if any("," in row[place] for row in cells)]
+    excess = sum(widths) + 2 * len(widths) - width
+    if excess <= 0 or not lists:
+        return
+    widest = max(lists, key=lambda place: widths[place])
+    for row in cells:
+        row[widest] = fold_list(row[widest], max(_NARROWEST_LIST, widths[widest] - excess))
 
-    return box.SIMPLE_HEAD
+
+def fold_list(text: str, width: int) -> str:
+    """A list such as `0-3,8` in lines of at most `width` characters, broken after commas."""
+    lines = [""]
+    for element in text.replace(",", ",\n").split("\n"):
+        if lines[-1] and len(lines[-1]) + len(element) > width:
+            lines.append("")
+        lines[-1] += element
+    return "\n".join(lines)
+
+
+def show_bytes(size: int | None) -> str | None:
+    """An amount for a table; None stays None."""
+    return None if size is None else render_bytes(size)
 
 
 def _is_number(value: Any) -> bool:
@@ -75,4 +143,16 @@ def _is_number(value: Any) -> bool:
 def _cell(value: Any) -> str:
     if value is None or value == "":
         return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _csv_cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return "; ".join(_csv_cell(one) for one in value)
+    return str(value)

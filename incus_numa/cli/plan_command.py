@@ -9,20 +9,25 @@ import click
 
 from incus_numa.cli import output
 from incus_numa.cli.main import EXIT_REFUSED
-from incus_numa.cli.options import common, formatted, load_settings, start_logging
+from incus_numa.cli.options import common, formatted, load_settings, named, read_input, start_logging
 from incus_numa.errors import ConfigError
 from incus_numa.model.instance import MemoryMode
+from incus_numa.model.machine import Machine
 from incus_numa.model.plan import Plan
+from incus_numa.model.snapshot import Snapshot
 from incus_numa.policy import document as plan_document
 from incus_numa.policy import planner
 from incus_numa.topology import document as machine_document
 
+FILE = click.Path(path_type=Path)
+COLUMNS = ("instance", "nodes", "cpus", "mems", "moved", "reason")
+
 
 @click.command()
-@click.option("--machine", "machine_file", type=click.Path(path_type=Path), required=True, help="Machine document.")
-@click.option("--instances", "instances_file", type=click.Path(path_type=Path), required=True, help="Instances.")
+@click.option("--machine", "machine_file", metavar="FILE", type=FILE, required=True, help="Machine, as of topology.")
+@click.option("--instances", "instances_file", metavar="FILE", type=FILE, required=True, help="List of instances.")
 @click.option("--rebalance", is_flag=True, help="Also move what pays (not in this version).")
-@click.option("--settings", "settings_file", type=click.Path(path_type=Path), default=None, help="Configuration file.")
+@click.option("--settings", "settings_file", metavar="FILE", type=FILE, help="Like --config, and stronger.")
 @formatted
 @common
 def command(
@@ -43,22 +48,32 @@ def command(
     if rebalance:
         raise click.UsageError("--rebalance is not there yet: moving by measured load comes in a later version")
     settings = load_settings(settings_file or config_file)
-    machine = machine_document.parse_machine(_read(machine_file))
-    snapshot = plan_document.parse_snapshot(_read(instances_file), machine, MemoryMode(settings.placement.memory))
+    machine, snapshot = read_documents(machine_file, instances_file, MemoryMode(settings.placement.memory))
     started = time.perf_counter()
     plan = planner.plan(snapshot, settings.placement)
     elapsed_ms = (time.perf_counter() - started) * 1000
-    output.emit(output_format, plan_document.render_plan(plan, elapsed_ms), rows(plan), lambda: print_plan(plan))
-    for warning in plan.warnings:
+    data = plan_document.render_plan(plan, elapsed_ms)
+    output.emit(output_format, data, rows(plan), lambda: print_plan(plan), columns=COLUMNS)
+    for warning in (*machine.warnings, *plan.warnings):
         click.echo(f"Warning: {warning}", err=True)
     return EXIT_REFUSED if plan.rejections else 0
 
 
-def _read(path: Path) -> bytes:
+def read_documents(machine_file: Path, instances_file: Path, memory: MemoryMode) -> tuple[Machine, Snapshot]:
+    """Both files. Raises ConfigError with every problem of both, as far as one can be read without the other."""
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError((f"{path}: not readable: {error.strerror}",)) from error
+        machine = machine_document.parse_machine(read_input(machine_file))
+    except ConfigError as error:
+        problems = named(machine_file, error).problems
+        try:
+            read_input(instances_file)
+        except ConfigError as other:
+            problems += named(instances_file, other).problems
+        raise ConfigError(problems) from error
+    try:
+        return machine, plan_document.parse_snapshot(read_input(instances_file), machine, memory)
+    except ConfigError as error:
+        raise named(instances_file, error) from error
 
 
 def rows(plan: Plan) -> list[output.Row]:
@@ -83,6 +98,9 @@ def rows(plan: Plan) -> list[output.Row]:
 
 
 def print_plan(plan: Plan) -> None:
-    """Placements, rejections and node load as tables."""
-    output.print_table(rows(plan), empty="no managed instance")
-    output.print_table([{"node": node, "load": load} for node, load in sorted(plan.node_load.items())])
+    """Placements, rejections and node load as tables; the column for moves only if anything moves."""
+    columns = [name for name in COLUMNS if name != "moved" or any(one.moved for one in plan.placements)]
+    output.print_table([{name: row[name] for name in columns} for row in rows(plan)], empty="no managed instance")
+    if plan.node_load:
+        output.write("")
+        output.print_table([{"node": node, "load": load} for node, load in sorted(plan.node_load.items())])

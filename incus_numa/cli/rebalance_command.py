@@ -16,6 +16,8 @@ from incus_numa.cli.wiring import connect
 from incus_numa.model.plan import Outcome, PassReport
 from incus_numa.settings import Settings
 
+COLUMNS = ("project", "instance", "step", "result", "reason")
+
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Say what would be done and why, and change nothing.")
@@ -36,14 +38,21 @@ def command(
 
     Example: incus-numa rebalance --dry-run
     """
-    start_logging("warning" if log_level == "info" else log_level)
+    start_logging(log_level)
     settings = load_settings(config_file)
     report = asyncio.run(_rebalance(settings, dry_run=dry_run, project=project, max_moves=max_moves))
     found = rows(report)
-    output.emit(output_format, found, found, lambda: output.print_table(found, empty="nothing to do"))
+    empty = "nothing to do" if project is None else f"nothing to do in project {project}"
+    output.emit(output_format, found, found, lambda: _print(found, empty), columns=COLUMNS)
     for problem in (*report.problems, *report.plan.warnings):
         click.echo(f"Warning: {problem}", err=True)
     return _exit_code(report)
+
+
+def _print(found: list[output.Row], empty: str) -> None:
+    """The table, without the project where all instances are of the default one."""
+    columns = COLUMNS if any(row["project"] != "default" for row in found) else COLUMNS[1:]
+    output.print_table([{name: row[name] for name in columns} for row in found], empty=empty)
 
 
 async def _rebalance(settings: Settings, *, dry_run: bool, project: str | None, max_moves: int | None) -> PassReport:

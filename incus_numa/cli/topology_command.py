@@ -8,10 +8,13 @@ import click
 
 from incus_numa.cli import output
 from incus_numa.cli.options import common, formatted, load_settings, start_logging
+from incus_numa.cpuset import NodeSet
 from incus_numa.errors import ConfigError
-from incus_numa.model.machine import Machine
-from incus_numa.quantities import render_bytes
+from incus_numa.model.machine import Machine, Node
 from incus_numa.topology import document, sysfs
+
+WIDEST_MATRIX = 16
+"""Up to so many nodes the table of distances fits into 80 columns."""
 
 
 @click.command()
@@ -20,6 +23,7 @@ from incus_numa.topology import document, sysfs
     "snapshot",
     type=click.Path(path_type=Path),
     default=None,
+    metavar="DIR",
     help="A directory that holds a snapshot's sys/ and proc/, instead of this host.",
 )
 @formatted
@@ -37,7 +41,7 @@ def command(config_file: Path | None, log_level: str, output_format: str, snapsh
         if not (snapshot / "sys").is_dir() and not (snapshot / "proc").is_dir():
             raise ConfigError((f"{snapshot}: expected a directory that holds sys/ and proc/ of a machine",))
         machine = sysfs.read_machine(snapshot / "sys", snapshot / "proc", name=snapshot.name)
-    output.emit(output_format, document.render_machine(machine), _rows(machine), lambda: _table(machine))
+    output.emit(output_format, document.render_machine(machine), node_rows(machine), lambda: _tables(machine))
     for warning in machine.warnings if output_format in ("table", "csv") else ():
         click.echo(f"Warning: {warning}", err=True)
 
@@ -48,26 +52,49 @@ def _host_name() -> str:
     return platform.node()
 
 
-def _rows(machine: Machine) -> list[output.Row]:
+def node_rows(machine: Machine) -> list[output.Row]:
+    """One row per node, with numbers as they are."""
     return [
         {
             "node": node.id,
             "cpus": str(node.cpus),
-            "cores": len({machine.cpu_by_id[cpu].core for cpu in node.cpus if cpu in machine.cpu_by_id}),
+            "cores": len({cpu.core for cpu in machine.cpus_by_node[node.id]}),
             "isolated": str(node.cpus & machine.isolated),
-            "memory": None if node.memory_bytes is None else render_bytes(node.memory_bytes),
-            "free": None if node.free_bytes is None else render_bytes(node.free_bytes),
+            "memory_bytes": node.memory_bytes,
+            "free_bytes": node.free_bytes,
         }
         for node in machine.nodes
     ]
 
 
-def _table(machine: Machine) -> None:
-    output.print_table(_rows(machine), empty="no node found")
-    if any(node.distances for node in machine.nodes):
-        output.print_table(
-            [
-                {"distance": node.id} | {str(other.id): node.distances.get(other.id) for other in machine.nodes}
-                for node in machine.nodes
-            ]
-        )
+def _tables(machine: Machine) -> None:
+    columns = ("node", "cpus", "cores", "isolated")
+    output.print_table(
+        [
+            {name: row[name] for name in columns}
+            | {"memory": output.show_bytes(row["memory_bytes"]), "free": output.show_bytes(row["free_bytes"])}
+            for row in node_rows(machine)
+        ],
+        empty="no node found",
+    )
+    if len(machine.nodes) > 1 and any(node.distances for node in machine.nodes):
+        output.write("")
+        output.print_table(_distance_rows(machine))
+
+
+def _distance_rows(machine: Machine) -> list[output.Row]:
+    """The table of distances; where it would be too wide, the nodes at each distance."""
+    if len(machine.nodes) <= WIDEST_MATRIX:
+        return [
+            {"distance": node.id} | {str(other.id): node.distances.get(other.id) for other in machine.nodes}
+            for node in machine.nodes
+        ]
+    return [{"node": node.id, "distance: nodes": _grouped(node)} for node in machine.nodes]
+
+
+def _grouped(node: Node) -> str:
+    distances = sorted(set(node.distances.values()))
+    return "  ".join(
+        f"{distance}: {NodeSet(other for other, there in node.distances.items() if there == distance)}"
+        for distance in distances
+    )

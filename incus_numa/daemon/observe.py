@@ -16,7 +16,10 @@ from incus_numa.errors import GoneError, ReportError
 from incus_numa.host.cgroup import CgroupFiles
 from incus_numa.model.instance import Instance, InstanceKey, InstanceType
 from incus_numa.model.machine import Machine
+from incus_numa.model.plan import Plan
 from incus_numa.model.snapshot import NOTHING, Decided, Observed, Snapshot
+from incus_numa.policy import planner
+from incus_numa.policy.desk import Standing
 from incus_numa.server import demand
 from incus_numa.server.protocol import Product, Server, ServerInfo, ServerInstance
 from incus_numa.settings import HostSettings, PlacementSettings
@@ -27,11 +30,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
-    """One running instance as last seen; `etag` is None when it was seen in a listing, `turn` orders the looks."""
+    """One running instance as last seen.
+
+    `marked` is the decision that is kept on its cgroup, `etag` is None when it was seen in a listing, `turn` orders the
+    looks.
+    """
 
     instance: Instance
     observed: Observed
     group: Path | None
+    marked: Decided | None
     etag: str | None
     turn: int
 
@@ -42,7 +50,7 @@ class World:
     def __init__(self, server: Server, cgroups: CgroupFiles, host: HostSettings, placement: PlacementSettings) -> None:
         self.server = server
         self.cgroups = cgroups
-        self.placement = placement
+        self._placement = placement
         self.problems: tuple[str, ...] = ()
         self.member: str | None = None
         self.nodes_key = demand.nodes_key(Product.INCUS)
@@ -51,7 +59,14 @@ class World:
         self._resources: bytes | None = None
         self._fingerprint: tuple[str, ...] = ()
         self._seen: dict[InstanceKey, Seen] = {}
+        self._managed: dict[InstanceKey, None] = {}
         self._turns = itertools.count(1)
+        self._standing: Standing | None = None
+
+    @property
+    def placement(self) -> PlacementSettings:
+        """The settings that plans are made with."""
+        return self._placement
 
     @property
     def machine(self) -> Machine:
@@ -74,6 +89,7 @@ class World:
         for warning in found.warnings:
             log.debug("%s", warning)
         self._machine = found
+        self._standing = None
         return found
 
     async def greet(self, info: ServerInfo) -> None:
@@ -96,13 +112,36 @@ class World:
             observed={key: seen.observed for key, seen in self._seen.items()},
         )
 
+    def plan(self, keys: frozenset[InstanceKey]) -> tuple[Plan, Snapshot]:
+        """A plan for these instances, all others staying as they are, and the snapshot it was made from."""
+        seen = [self._seen[key] for key in keys if key in self._seen]
+        if len(keys) > 1 or any(one.observed.decided is not None for one in seen):
+            snapshot = self.snapshot()
+            return planner.plan(snapshot, self._placement, only=keys), snapshot
+        # A start: what all others take is summed up already.
+        snapshot = Snapshot(
+            machine=self.machine,
+            instances=tuple(one.instance for one in seen),
+            observed={one.instance.key: one.observed for one in seen},
+        )
+        return planner.place_new(self._stand(), snapshot), snapshot
+
+    def use_placement(self, placement: PlacementSettings) -> None:
+        """Plan with other settings from now on."""
+        self._placement = placement
+        self._standing = None
+
     def get(self, key: InstanceKey) -> Seen | None:
         """One running instance as last seen, None if none was."""
         return self._seen.get(key)
 
     def managed(self) -> tuple[InstanceKey, ...]:
         """Keys of the managed running instances."""
-        return tuple(key for key, seen in self._seen.items() if seen.instance.managed)
+        return tuple(self._managed)
+
+    def count(self) -> int:
+        """How many instances run."""
+        return len(self._seen)
 
     def all_seen(self) -> tuple[Seen, ...]:
         """All running instances as last seen."""
@@ -113,6 +152,8 @@ class World:
         turn = next(self._turns)
         listing = await self.server.list_instances()
         self.read_machine()
+        # Sums that are only ever added to and taken from gather rounding errors: they start anew here.
+        self._standing = None
         self.problems = listing.problems
         present = set()
         for count, raw in enumerate(listing.instances):
@@ -124,7 +165,7 @@ class World:
             if known is None or known.turn < turn:
                 await self._take(raw, turn)
         for key in [key for key, seen in self._seen.items() if seen.turn < turn and key not in present]:
-            del self._seen[key]
+            self.forget(key)
 
     async def look_at(self, key: InstanceKey) -> Seen | None:
         """Look at one instance; None if it is gone or does not run here."""
@@ -150,42 +191,75 @@ class World:
             return seen
         if (cpus, mems) != (seen.observed.cpus, seen.observed.mems):
             seen = replace(seen, observed=replace(seen.observed, cpus=cpus, mems=mems))
-            self._seen[key] = seen
+            self._remember(key, seen)
         return seen
 
     def forget(self, key: InstanceKey) -> None:
         """The instance is gone or stopped; nothing happens if it was not known."""
         self._seen.pop(key, None)
+        self._managed.pop(key, None)
+        if self._standing is not None:
+            self._standing.drop(key)
 
     def decide(self, key: InstanceKey, decided: Decided) -> None:
         """Note a decision, so that everything planned from now on counts it."""
         seen = self._seen.get(key)
         if seen is not None and seen.observed.decided != decided:
-            self._seen[key] = replace(seen, observed=replace(seen.observed, decided=decided))
+            self._remember(key, replace(seen, observed=replace(seen.observed, decided=decided)))
+
+    def note_mark(self, key: InstanceKey, decided: Decided) -> None:
+        """Note that a decision was kept on the cgroup."""
+        seen = self._seen.get(key)
+        if seen is not None and seen.marked != decided:
+            self._remember(key, replace(seen, marked=decided))
 
     def note_nodes(self, key: InstanceKey, nodes: NodeSet) -> None:
         """Note that the server's record was written, which ends the ETag."""
         seen = self._seen.get(key)
         if seen is not None:
-            self._seen[key] = replace(seen, etag=None, observed=replace(seen.observed, nodes=nodes))
+            self._remember(key, replace(seen, etag=None, observed=replace(seen.observed, nodes=nodes)))
 
     async def _take(self, raw: ServerInstance, turn: int) -> Seen | None:
         """Remember an instance that runs on this member; forget it otherwise."""
         elsewhere = self.member is not None and raw.location not in (None, "", "none", self.member)
         if not raw.running or elsewhere:
-            self._seen.pop(raw.key, None)
+            self.forget(raw.key)
             return None
         group = await self._group(raw) if raw.type is InstanceType.CONTAINER else None
         observed, usage = self._observe(raw, group)
         if usage is not None:
             raw = replace(raw, memory_usage=usage)
-        instance = demand.instance_from(raw, self.machine, self.placement)
+        instance = demand.instance_from(raw, self.machine, self._placement)
         if raw.type is InstanceType.VIRTUAL_MACHINE:
             # Threads of virtual machines are not handled yet: the server's own choice counts as load.
             instance = replace(instance, managed=False)
-        seen = Seen(instance=instance, observed=observed, group=group, etag=raw.etag, turn=turn)
-        self._seen[raw.key] = seen
+        seen = Seen(
+            instance=instance,
+            observed=observed,
+            group=group,
+            marked=observed.decided,
+            etag=raw.etag,
+            turn=turn,
+        )
+        self._remember(raw.key, seen)
         return seen
+
+    def _remember(self, key: InstanceKey, seen: Seen) -> None:
+        before = self._seen.get(key)
+        self._seen[key] = seen
+        if seen.instance.managed:
+            self._managed[key] = None
+        else:
+            self._managed.pop(key, None)
+        if self._standing is not None and (before is None or before.instance != seen.instance or _moved(before, seen)):
+            self._standing.see(seen.instance, seen.observed)
+
+    def _stand(self) -> Standing:
+        if self._standing is None:
+            self._standing = Standing(self.machine, self._placement)
+            for seen in self._seen.values():
+                self._standing.see(seen.instance, seen.observed)
+        return self._standing
 
     async def _group(self, raw: ServerInstance) -> Path | None:
         known = self._seen.get(raw.key)
@@ -215,3 +289,10 @@ class World:
         usage = None if raw.config.get("limits.memory") else self.cgroups.memory_usage(group)
         observed = Observed(nodes=nodes, cpus=state.cpus or CpuSet(), mems=state.mems, decided=state.decided)
         return observed, usage
+
+
+def _moved(before: Seen, now: Seen) -> bool:
+    """Whether what an instance takes may have changed: where it was decided to be counts, else what it has."""
+    if now.observed.decided is not None and now.observed.decided.cpus is not None:
+        return now.observed.decided != before.observed.decided
+    return now.observed != before.observed

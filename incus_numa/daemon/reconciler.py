@@ -18,7 +18,7 @@ from incus_numa.errors import RetryError
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.plan import Outcome, PassReport, PatchNodes, Placement, Plan, Step, StepResult
 from incus_numa.model.snapshot import Decided
-from incus_numa.policy import check, planner, steps
+from incus_numa.policy import check, steps
 from incus_numa.server.retrying import retrying
 
 log = logging.getLogger(__name__)
@@ -98,11 +98,18 @@ class Reconciler:
                 return PassReport(problems=(f"{key}: {error}",))
 
     async def reassert(self, key: InstanceKey) -> PassReport:
-        """Write an instance's cpuset again if someone else changed it. Asks the server nothing."""
+        """Write an instance's cpuset again after it was seen to have drifted. Asks the server nothing.
+
+        When it is rewritten once more at the same time, that is one more drift, which will be seen as well.
+        """
         placement = self._placements.get(key)
-        if placement is None or self._lock(key).locked() or not self.has_drifted(key):
+        if placement is None or self._lock(key).locked():
             return PassReport()
-        return PassReport(results=await self._settle_in_turn(placement))
+        async with self._lock(key):
+            try:
+                return PassReport(results=await self._settle(placement))
+            except RetryError as error:
+                return PassReport(problems=(f"{key}: {error}",))
 
     def has_drifted(self, key: InstanceKey) -> bool:
         """Whether the cgroup differs from the placement. Reads the cgroup."""
@@ -140,8 +147,7 @@ class Reconciler:
 
     def _decide(self, keys: frozenset[InstanceKey], *, max_moves: int | None = None) -> Plan:
         """Plan for the keys and note the decisions, in one go."""
-        snapshot = self.world.snapshot()
-        plan = planner.plan(snapshot, self.world.placement, only=keys)
+        plan, snapshot = self.world.plan(keys)
         problems = check.check_plan(plan, snapshot, self.world.placement)
         if problems:
             # A plan that breaks a promise is a bug of ours; nothing of it is applied.
@@ -160,7 +166,8 @@ class Reconciler:
     async def _settle_in_turn(self, placement: Placement) -> tuple[StepResult, ...]:
         key = placement.key
         seen = self.world.get(key)
-        if seen is None or not self._steps(placement, seen):
+        decided = Decided(nodes=placement.nodes, cpus=placement.cpus)
+        if seen is None or not (self._steps(placement, seen) or self._lacks_mark(seen, decided)):
             return ()
         async with self._lock(key):
             try:
@@ -175,22 +182,33 @@ class Reconciler:
         seen = self.world.get(key)
         if seen is None or self._placements.get(key) is not placement:
             return ()
+        decided = Decided(nodes=placement.nodes, cpus=placement.cpus)
         todo = self._steps(placement, seen)
         if seen.etag is None and any(isinstance(step, PatchNodes) for step in todo):
             seen = await self.world.look_at(key)
+            self.world.decide(key, decided)
             todo = self._steps(placement, seen) if seen is not None else ()
-        if seen is None or not todo:
+        if seen is None or not (todo or self._lacks_mark(seen, decided)):
             return ()
-        decided = Decided(nodes=placement.nodes, cpus=placement.cpus)
-        self.world.decide(key, decided)
         if any(isinstance(step, PatchNodes) for step in todo):
             self._own_updates[key] = time.monotonic() + _OWN_EVENT_S
-        target = Target(key=key, group=seen.group, nodes_key=self.world.nodes_key, etag=seen.etag, decided=decided)
+        target = Target(
+            key=key,
+            group=seen.group,
+            nodes_key=self.world.nodes_key,
+            etag=seen.etag,
+            mark=None if seen.marked == decided else decided,
+        )
         results = await self._applier.apply(target, todo)
+        self.world.note_mark(key, decided)
         self._take_in(key, results)
         if results and results[-1].outcome is Outcome.BUSY:
             raise RetryError(results[-1].detail)
         return results
+
+    def _lacks_mark(self, seen: Seen, decided: Decided) -> bool:
+        """Whether the decision is not on the cgroup yet: another daemon would take what is there as the server's."""
+        return seen.group is not None and seen.marked != decided
 
     def _take_in(self, key: InstanceKey, results: Iterable[StepResult]) -> None:
         """Remember what the steps changed, and say once what could not be done."""

@@ -99,7 +99,7 @@ class Service:
             if (settings.server, settings.host) != (self._settings.server, self._settings.host):
                 log.warning("changes of [server] and [host] need a restart")
             self._settings = settings
-            self._world.placement = settings.placement
+            self._world.use_placement(settings.placement)
             self._verification.delays_s = tuple(sorted(settings.daemon.verify_s))
             self._reconciler.forget_refusals()
             self._triggers.look_at_everything()
@@ -267,7 +267,7 @@ class Service:
 
     def _say_status(self) -> None:
         managed, refused = len(self._world.managed()), len(self._reconciler.rejected)
-        running, nodes = len(self._world.all_seen()), len(self._world.machine.nodes)
+        running, nodes = self._world.count(), len(self._world.machine.nodes)
         text = f"{managed} of {running} running instances managed on {nodes} nodes"
         self._notifier.status(text + (f", {refused} refused" if refused else ""))
 

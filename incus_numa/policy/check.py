@@ -49,4 +49,6 @@ def _check_placement(placement: Placement, snapshot: Snapshot, allowed: CpuSet) 
         problems.append(f"CPUs {placement.cpus} are not all allowed: usable CPUs of nodes {placement.nodes}")
     if placement.mems is not None and not (placement.mems and placement.mems <= machine.memory_nodes):
         problems.append(f"mems {placement.mems} are not all nodes with memory")
+    if placement.mems is not None and not placement.mems <= placement.nodes:
+        problems.append(f"mems {placement.mems} are not all in nodes {placement.nodes}")
     return problems

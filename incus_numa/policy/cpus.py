@@ -4,12 +4,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.machine import Cpu
 from incus_numa.policy.ledger import Ledger
+
+LEAST_PART = 1e-6
+"""Load that a CPU is counted with at least, so that an instance without weight is spread, too."""
+
+Rank = tuple[float, int, float, bool, int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,15 +47,17 @@ def even_shares(ledger: Ledger, nodes: NodeSet, count: int) -> dict[int, int]:
 
 def is_even(ledger: Ledger, nodes: NodeSet, cpus: CpuSet) -> bool:
     """Whether no usable CPU of another node of the set could take over from a node that has more."""
-    used = {node: len(ledger.usable[node] & cpus) for node in nodes if ledger.cpu_count.get(node)}
+    used = {node: len(ledger.usable[node] & cpus) for node in nodes & ledger.cpu_nodes}
     roomy = [amount for node, amount in used.items() if amount < ledger.cpu_count[node]]
     return not roomy or max(used.values()) - min(roomy) <= 1
 
 
 def legal(ledger: Ledger, nodes: NodeSet, cpus: CpuSet, count: int) -> bool:
     """Whether the CPUs are as many as asked, usable, inside the nodes, and even over them."""
-    allowed = CpuSet.from_mask(sum(ledger.usable[node].mask for node in nodes if node in ledger.usable))
-    return len(cpus) == count and cpus <= allowed and is_even(ledger, nodes, cpus)
+    allowed = 0
+    for node in nodes & ledger.nodes:
+        allowed |= ledger.usable[node].mask
+    return len(cpus) == count and not cpus.mask & ~allowed and is_even(ledger, nodes, cpus)
 
 
 def choose(ledger: Ledger, nodes: NodeSet, wish: CpuWish) -> CpuSet:
@@ -60,52 +68,45 @@ def choose(ledger: Ledger, nodes: NodeSet, wish: CpuWish) -> CpuSet:
         if share == len(usable):
             chosen |= usable.mask
         elif share:
-            chosen |= _choose_in_node(ledger, usable, share, wish).mask
+            chosen |= _choose_in_node(ledger, node, share, wish).mask
     return CpuSet.from_mask(chosen)
 
 
 def burden(ledger: Ledger, cpus: CpuSet, weight: float) -> tuple[float, int]:
     """How bad a choice is: squared load of the cores it would use, then the number of L3 caches. Lower is better."""
-    cores: dict[int, list[Cpu]] = {}
-    for cpu in cpus:
-        one = ledger.machine.cpu_by_id[cpu]
-        cores.setdefault(one.core, []).append(one)
-    wide = CpuSet(cpu.id for cpu in ledger.machine.cpus if cpu.core in cores)
-    loads = ledger.cpu_loads(wide)
-    core_load = dict.fromkeys(cores, 0.0)
-    for cpu in wide:
-        core_load[ledger.machine.cpu_by_id[cpu].core] += loads[cpu]
-    own = weight / max(1, len(cpus))
-    squares = sum((core_load[core] + own * len(threads)) ** 2 for core, threads in cores.items())
-    caches = {ledger.machine.cpu_by_id[cpu].l3 for cpu in cpus}
-    return round(squares, 9), len(caches)
-
-
-def _choose_in_node(ledger: Ledger, usable: CpuSet, share: int, wish: CpuWish) -> CpuSet:
-    """One L3 if one is as good as any CPUs of the node, else the best CPUs."""
     machine = ledger.machine
-    siblings = CpuSet(cpu.id for cpu in machine.cpus if cpu.core in {machine.cpu_by_id[one].core for one in usable})
-    loads = ledger.cpu_loads(siblings)
-    groups: dict[int, list[Cpu]] = {}
-    for cpu in usable:
-        one = machine.cpu_by_id[cpu]
-        groups.setdefault(-1 if one.l3 is None else one.l3, []).append(one)
-    everywhere = [cpu for group in groups.values() for cpu in group]
+    chosen = [machine.cpu_by_id[cpu] for cpu in cpus]
     core_load: dict[int, float] = {}
-    for cpu in siblings:
-        core = machine.cpu_by_id[cpu].core
-        core_load[core] = core_load.get(core, 0.0) + loads[cpu]
-    part = wish.weight / max(1, wish.count)
-    options = [_pick(everywhere, share, wish, part, loads, core_load)]
+    for node in machine.nodes_of(cpus):
+        core_load |= _core_loads(ledger, node)
+    return round(_squares(chosen, weight / max(1, len(cpus)), core_load), 9), len({cpu.l3 for cpu in chosen})
+
+
+def _core_loads(ledger: Ledger, node: int) -> dict[int, float]:
+    """Committed load of each core of a node: of all its threads, whether usable or not."""
+    loads, sums = ledger.cpu_load(node), dict[int, float]()
+    for cpu in ledger.machine.cpus_by_node[node]:
+        sums[cpu.core] = sums.get(cpu.core, 0.0) + loads[cpu.id]
+    return sums
+
+
+def _choose_in_node(ledger: Ledger, node: int, share: int, wish: CpuWish) -> CpuSet:
+    """One L3 if one is as good as any CPUs of the node, else the best CPUs."""
+    usable, loads = ledger.usable[node].mask, ledger.cpu_load(node)
+    everywhere = [cpu for cpu in ledger.machine.cpus_by_node[node] if usable >> cpu.id & 1]
+    groups: dict[int | None, list[Cpu]] = {}
+    for cpu in everywhere:
+        groups.setdefault(cpu.l3, []).append(cpu)
+    part = max(wish.weight / max(1, wish.count), LEAST_PART)
+    picking = Picking(wish=wish, part=part, loads=loads, core_load=_core_loads(ledger, node))
+    options = [picking.pick(everywhere, share)]
     if len(groups) > 1:
-        options += [
-            _pick(group, share, wish, part, loads, core_load) for group in groups.values() if len(group) >= share
-        ]
+        options += [picking.pick(group, share) for group in groups.values() if len(group) >= share]
 
     def quality(option: Sequence[Cpu]) -> tuple[float, float, int, int, tuple[int, ...]]:
         ids = tuple(sorted(cpu.id for cpu in option))
         return (
-            round(_squares(option, part, core_load), 9) if not wish.pack else 0.0,
+            round(_squares(option, part, picking.core_load), 9) if not wish.pack else 0.0,
             round(sum(loads[cpu] for cpu in ids), 9),
             len({cpu.l3 for cpu in option}),
             -sum(cpu in wish.has for cpu in ids),
@@ -115,55 +116,60 @@ def _choose_in_node(ledger: Ledger, usable: CpuSet, share: int, wish: CpuWish) -
     return CpuSet(cpu.id for cpu in min(options, key=quality))
 
 
-def _squares(option: Sequence[Cpu], part: float, core_load: Mapping[int, float]) -> float:
+def _squares(option: Iterable[Cpu], part: float, core_load: Mapping[int, float]) -> float:
     own: dict[int, float] = {}
     for cpu in option:
         own[cpu.core] = own.get(cpu.core, 0.0) + part
     return sum((core_load[core] + mine) ** 2 for core, mine in own.items())
 
 
-def _pick(
-    cpus: Sequence[Cpu],
-    share: int,
-    wish: CpuWish,
-    part: float,
-    loads: Mapping[int, float],
-    core_load: Mapping[int, float],
-) -> list[Cpu]:
-    """The share's CPUs, one after the other; each choice sees what the earlier ones added."""
-    left = list(cpus)
-    own_threads: dict[int, int] = {}
-    own_l3: dict[int | None, int] = {}
-    picked: list[Cpu] = []
-    room = {l3: sum(cpu.l3 == l3 for cpu in cpus) for l3 in {cpu.l3 for cpu in cpus}}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picking:
+    """How CPUs of one node are picked, one after the other; each choice sees what the earlier ones added."""
 
-    def spread(cpu: Cpu) -> tuple[float | int, ...]:
-        mine = own_threads.get(cpu.core, 0)
-        return (
-            round(core_load[cpu.core] + max(part, 1e-6) * mine, 9),
-            mine,
-            -own_l3.get(cpu.l3, 0),
-            round(loads[cpu.id], 9),
-            cpu.id not in wish.has,
-            -room[cpu.l3],
-            cpu.id,
-        )
+    wish: CpuWish
+    part: float
+    loads: Mapping[int, float]
+    core_load: Mapping[int, float]
 
-    def pack(cpu: Cpu) -> tuple[float | int, ...]:
-        return (
-            round(loads[cpu.id], 9),
-            -own_threads.get(cpu.core, 0),
-            -own_l3.get(cpu.l3, 0),
-            -round(core_load[cpu.core], 9),
-            cpu.id not in wish.has,
-            -room[cpu.l3],
-            cpu.id,
-        )
+    def pick(self, cpus: Sequence[Cpu], share: int) -> list[Cpu]:
+        """So many of the CPUs. Those of one L3 wait in a heap, so that a pick looks at one CPU per L3 only."""
+        known = {cpu.id: cpu for cpu in cpus}
+        rank = {cpu.id: self._rank(cpu, 0) for cpu in cpus}
+        siblings: dict[int, list[Cpu]] = {}
+        heaps: dict[int | None, list[Rank]] = {}
+        for cpu in cpus:
+            siblings.setdefault(cpu.core, []).append(cpu)
+            heaps.setdefault(cpu.l3, []).append(rank[cpu.id])
+        for heap in heaps.values():
+            heapify(heap)
+        room = {l3: len(heap) for l3, heap in heaps.items()}
+        threads, caches = dict.fromkeys(siblings, 0), dict.fromkeys(heaps, 0)
+        picked: list[Cpu] = []
+        for _ in range(share):
+            heads = [(_head(heap, rank), l3) for l3, heap in heaps.items() if heap]
+            best = min((*one[:2], -caches[l3], *one[2:4], -room[l3], one[4]) for one, l3 in heads if one)
+            cpu = known[best[-1]]
+            picked.append(cpu)
+            del rank[cpu.id]
+            threads[cpu.core] += 1
+            caches[cpu.l3] += 1
+            for sibling in siblings[cpu.core]:
+                if sibling.id in rank:
+                    rank[sibling.id] = self._rank(sibling, threads[cpu.core])
+                    heappush(heaps[sibling.l3], rank[sibling.id])
+        return picked
 
-    for _ in range(share):
-        one = min(left, key=pack if wish.pack else spread)
-        left.remove(one)
-        picked.append(one)
-        own_threads[one.core] = own_threads.get(one.core, 0) + 1
-        own_l3[one.l3] = own_l3.get(one.l3, 0) + 1
-    return picked
+    def _rank(self, cpu: Cpu, mine: int) -> Rank:
+        """The order of CPUs in one L3 when the instance already has `mine` threads of the core."""
+        core, load = self.core_load[cpu.core], round(self.loads[cpu.id], 9)
+        if self.wish.pack:
+            return load, -mine, -round(core, 9), cpu.id not in self.wish.has, cpu.id
+        return round(core + self.part * mine, 9), mine, load, cpu.id not in self.wish.has, cpu.id
+
+
+def _head(heap: list[Rank], rank: Mapping[int, Rank]) -> Rank | None:
+    """The best CPU of a heap that is not picked, dropping entries whose rank has changed since."""
+    while heap and rank.get(heap[0][4]) is not heap[0]:
+        heappop(heap)
+    return heap[0] if heap else None

@@ -6,20 +6,21 @@ planning twice changes nothing. The server's own choice at start is kept only wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
-from incus_numa.cpuset import CpuSet, NodeSet
-from incus_numa.model.instance import Instance, InstanceKey, MemoryMode, Policy
-from incus_numa.model.machine import Machine
-from incus_numa.model.plan import Placement, Plan, Reason, Rejection
-from incus_numa.model.snapshot import NOTHING, Observed, Snapshot
-from incus_numa.policy import candidates, cpus, memory, scoring
-from incus_numa.policy.candidates import Candidate, Need
-from incus_numa.policy.cpus import CpuWish
-from incus_numa.policy.ledger import Ledger, usable_cpus
+from incus_numa.cpuset import NodeSet
+from incus_numa.model.instance import Instance, InstanceKey, Policy
+from incus_numa.model.plan import Placement, Plan, Rejection
+from incus_numa.model.snapshot import Observed, Snapshot
+from incus_numa.policy import candidates, cores, cpus, keeping, refusals, scoring
+from incus_numa.policy.candidates import Candidate
+from incus_numa.policy.desk import Desk, Standing, open_desk
+from incus_numa.policy.search import Need
 from incus_numa.quantities import render_bytes
 from incus_numa.settings import PlacementSettings
+
+Answers = dict[InstanceKey, Placement | Rejection]
 
 
 def plan(snapshot: Snapshot, settings: PlacementSettings, *, only: frozenset[InstanceKey] | None = None) -> Plan:
@@ -27,268 +28,183 @@ def plan(snapshot: Snapshot, settings: PlacementSettings, *, only: frozenset[Ins
 
     Pure and repeatable: the order of `snapshot.instances` never matters.
     """
-    machine = snapshot.machine
-    ledger = Ledger(machine, usable_cpus(machine, CpuSet.parse(settings.reserved_cpus)))
     instances = sorted(snapshot.instances, key=lambda instance: instance.key)
-    desk = _Desk(snapshot=snapshot, settings=settings, ledger=ledger)
-    for instance in instances:
-        _commit_as_is(desk, instance)
+    desk = open_desk(snapshot, settings, instances)
     judged = [one for one in instances if one.managed and (only is None or one.key in only)]
-    answers: dict[InstanceKey, Placement | Rejection] = {}
-    waiting: list[Instance] = []
-    for instance in judged:
-        answer = _refuse(desk, instance) or _pinned(desk, instance) or _kept(desk, instance)
-        if answer is not None:
-            answers[instance.key] = answer
-        else:
-            ledger.release(instance.key)
-            waiting.append(instance)
+    answers, free = _without_choice(desk, judged)
+    keys = {one.key for one in free}
+    keepers = keeping.Keepers(desk, (one for one in instances if one.key not in keys))
+    staying = keepers.stay(free)
+    waiting = [one for one in free if one.key not in staying]
+    for instance in waiting:
+        desk.ledger.release(instance.key)
+    for instance in free:
+        if instance.key in staying:
+            answers[instance.key] = keeping.keep(desk, instance)
     for instance in sorted(waiting, key=lambda one: _largest_first(desk, one)):
         answers[instance.key] = _place(desk, instance)
+    _narrow(desk, free, answers)
+    _spread_out(desk, [*waiting, *(one for one in free if one.key in staying)], answers)
     return _assemble(desk, answers, judged)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Desk:
-    """What every step of one plan needs."""
+def place_new(standing: Standing, snapshot: Snapshot) -> Plan:
+    """`plan` for instances that have no decision yet, where all others are counted in `standing` already.
 
-    snapshot: Snapshot
-    settings: PlacementSettings
-    ledger: Ledger
-
-    @property
-    def machine(self) -> Machine:
-        return self.snapshot.machine
-
-    def observed(self, instance: Instance) -> Observed:
-        return self.snapshot.observed.get(instance.key, NOTHING)
-
-    def weight(self, instance: Instance) -> float:
-        """Committed weight, or the measured load where that is known and larger."""
-        measured = self.snapshot.load.cpus_by_instance.get(instance.key, 0.0)
-        return max(self.need(instance).weight, measured)
-
-    def need(self, instance: Instance) -> Need:
-        """The demand, capped at the whole machine."""
-        demand = instance.demand
-        asked = demand.vcpus or 1
-        capped = min(asked, self.ledger.total_cpus)
-        matters = instance.memory is not MemoryMode.NONE
-        return Need(
-            cpus=capped,
-            weight=demand.weight * capped / asked,
-            memory_bytes=(demand.memory_bytes or 0) if matters else 0,
-        )
+    The same answer as `plan` of the whole snapshot with `only` these instances, for a fraction of the work: the
+    snapshot needs to hold only them. `standing` does not change.
+    """
+    desk = Desk(snapshot=snapshot, settings=settings, ledger=standing.ledger.fork(), empty=standing.empty)
+    judged = sorted((one for one in snapshot.instances if one.managed), key=lambda one: one.key)
+    answers, free = _without_choice(desk, judged)
+    for instance in free:
+        desk.ledger.release(instance.key)
+    for instance in sorted(free, key=lambda one: _largest_first(desk, one)):
+        answers[instance.key] = _place(desk, instance)
+    _narrow(desk, free, answers)
+    return _assemble(desk, answers, judged)
 
 
-def _commit_as_is(desk: _Desk, instance: Instance) -> None:
-    """Count an instance where it is now; where nothing is known, over the whole machine."""
-    observed = desk.observed(instance)
-    pinned, decided = instance.demand.pinned_cpus, observed.decided
-    nodes: NodeSet | None
-    cpu_set: CpuSet | None
-    if pinned is not None:
-        nodes, cpu_set = desk.machine.nodes_of(pinned), pinned
-    elif decided is not None:
-        nodes, cpu_set = decided.nodes, decided.cpus or observed.cpus
-    else:
-        cpu_set = observed.cpus
-        nodes = observed.nodes or desk.machine.nodes_of(cpu_set or CpuSet())
-    desk.ledger.commit(instance, desk.weight(instance), nodes or NodeSet(desk.ledger.usable), cpu_set)
+def _without_choice(desk: Desk, judged: Iterable[Instance]) -> tuple[Answers, list[Instance]]:
+    """Answers for those whose own keys leave nothing to choose, and all others."""
+    answers: Answers = {}
+    free: list[Instance] = []
+    for instance in judged:
+        refused = refusals.refuse(desk, instance)
+        if refused is not None or instance.demand.pinned_cpus is not None:
+            answers[instance.key] = refused or _pinned(desk, instance)
+        else:
+            free.append(instance)
+    return answers, free
 
 
-def _refuse(desk: _Desk, instance: Instance) -> Rejection | None:
-    if instance.problem is not None:
-        key, what = instance.problem
-        return Rejection(key=instance.key, reason=Reason.BAD_KEY, detail=f"{key}: {what}")
-    if not desk.ledger.total_cpus:
-        detail = "the machine has no usable CPU: all are offline, isolated or reserved"
-        return Rejection(key=instance.key, reason=Reason.NO_CPUS, detail=detail)
-    return None
-
-
-def _pinned(desk: _Desk, instance: Instance) -> Placement | Rejection | None:
+def _pinned(desk: Desk, instance: Instance) -> Placement:
     """An explicit CPU list is respected: its nodes are recorded and its memory follows the memory rule."""
-    pinned = instance.demand.pinned_cpus
-    if pinned is None:
-        return None
+    pinned = instance.demand.pinned_cpus or desk.machine.online
     cpu_set = pinned & desk.machine.online
-    if not cpu_set:
-        detail = f"limits.cpu asks for CPUs {pinned}, none of which is online ({desk.machine.online})"
-        return Rejection(key=instance.key, reason=Reason.BAD_PIN, detail=detail)
     nodes = desk.machine.nodes_of(cpu_set)
-    if not nodes:
-        detail = f"limits.cpu asks for CPUs {pinned}, which belong to no node"
-        return Rejection(key=instance.key, reason=Reason.BAD_PIN, detail=detail)
-    reason = f"limits.cpu lists CPUs {pinned}: respected, on node{'s' if len(nodes) > 1 else ''} {nodes}"
-    return _placement(desk, instance, nodes, cpu_set, reason)
+    return desk.placement(
+        instance, nodes, cpu_set, f"limits.cpu lists CPUs {pinned}: respected, on node{_s(len(nodes))} {nodes}"
+    )
 
 
-def _kept(desk: _Desk, instance: Instance) -> Placement | None:
-    """The placement it has, if that is legal and no wider than needed."""
-    decided, need = desk.observed(instance).decided, desk.need(instance)
-    if decided is None or instance.policy is Policy.NONE or not decided.nodes <= NodeSet(desk.ledger.usable):
-        return None
-    nodes = decided.nodes
-    desk.ledger.release(instance.key)
-    if not _may_stay(desk, instance, need, nodes):
-        return None
-    count = _cpu_count(desk, instance, nodes)
-    cpu_set = decided.cpus or CpuSet()
-    if not cpus.legal(desk.ledger, nodes, cpu_set, count):
-        wish = CpuWish(count=count, weight=need.weight, pack=desk.settings.smt == "pack", has=cpu_set)
-        cpu_set = cpus.choose(desk.ledger, nodes, wish)
-    desk.ledger.commit(instance, desk.weight(instance), nodes, cpu_set)
-    return _placement(desk, instance, nodes, cpu_set, f"kept: node{_s(nodes)} {nodes} still hold it")
-
-
-def _may_stay(desk: _Desk, instance: Instance, need: Need, nodes: NodeSet) -> bool:
-    ledger = desk.ledger
-    if sum(ledger.cpu_count[node] for node in nodes) < need.cpus:
-        return False
-    if not instance.demand.memory_is_usage and not candidates.fits(ledger, need, nodes):
-        return False
-    if _forbidden_width(desk, instance, need, len(nodes)):
-        return False
-    if len(nodes) <= candidates.minimum_width(ledger, need):
-        return True
-    narrower = candidates.best(ledger, need, desk.settings)
-    return narrower is None or len(narrower.nodes) >= len(nodes)
-
-
-def _place(desk: _Desk, instance: Instance) -> Placement | Rejection:
+def _place(desk: Desk, instance: Instance) -> Placement | Rejection:
     """Choose nodes, then CPUs inside them, and commit them; or refuse and count it where it is."""
     need = desk.need(instance)
     if instance.policy is Policy.NONE:
-        found: Candidate | None = Candidate(nodes=_cpu_nodes(desk), cost=0.0)
+        found: Candidate | None = Candidate(nodes=desk.ledger.cpu_nodes, cost=0.0)
     else:
         found = candidates.best(desk.ledger, need, desk.settings)
-    if found is None:
-        return _rejected(desk, instance, _too_big(desk, need, instance))
-    forbidden = _forbidden_width(desk, instance, need, len(found.nodes))
-    if forbidden is not None:
-        return _rejected(desk, instance, forbidden)
-    observed = desk.observed(instance)
+    refused = (
+        refusals.too_big(desk, instance)
+        if found is None
+        else refusals.forbidden_width(desk, instance, len(found.nodes))
+    )
+    if found is None or refused is not None:
+        desk.commit_as_is(instance)
+        return refused or refusals.too_big(desk, instance)
+    return _settle_on(desk, instance, found)
+
+
+def _settle_on(desk: Desk, instance: Instance, found: Candidate) -> Placement:
+    """Commit an uncounted instance to the set that was found for it, or to an equally good one that it has."""
+    need, observed = desk.need(instance), desk.observed(instance)
     nodes, why = _prefer_what_it_has(desk, need, found, observed)
-    count = _cpu_count(desk, instance, nodes)
-    wish = CpuWish(count=count, weight=need.weight, pack=desk.settings.smt == "pack", has=observed.cpus or CpuSet())
+    wish = desk.wish(instance, nodes, observed.cpus)
     cpu_set = cpus.choose(desk.ledger, nodes, wish)
     has = None if observed.decided else observed.cpus
     if (
         has
         and not wish.pack
-        and cpus.legal(desk.ledger, nodes, has, count)
+        and cpus.legal(desk.ledger, nodes, has, wish.count)
         and cpus.burden(desk.ledger, has, need.weight) <= cpus.burden(desk.ledger, cpu_set, need.weight)
     ):
         # The server's own choice is kept where it is as good, so that nothing is written without need.
         cpu_set = has
-    before = {node: desk.ledger.node_load[node] for node in nodes}
-    desk.ledger.commit(instance, desk.weight(instance), nodes, cpu_set)
-    return _placement(desk, instance, nodes, cpu_set, _why(desk, need, nodes, before, why))
+    reason = _why(desk, need, nodes, why)
+    desk.commit(instance, nodes, cpu_set)
+    return desk.placement(instance, nodes, cpu_set, reason)
 
 
-def _prefer_what_it_has(desk: _Desk, need: Need, found: Candidate, observed: Observed) -> tuple[NodeSet, str]:
+def _prefer_what_it_has(desk: Desk, need: Need, found: Candidate, observed: Observed) -> tuple[NodeSet, str]:
     has = observed.nodes
-    if has and len(has) == len(found.nodes) and has != found.nodes and has <= NodeSet(desk.ledger.usable):
+    if has and len(has) == len(found.nodes) and has != found.nodes and has <= desk.ledger.nodes:
         same = candidates.cost(desk.ledger, need, has, desk.settings) <= found.cost
         if same and candidates.fits(desk.ledger, need, has):
             return has, "what it has costs no more than any other"
     return found.nodes, "least loaded and nearest"
 
 
-def _cpu_nodes(desk: _Desk) -> NodeSet:
-    return NodeSet(node for node, count in desk.ledger.cpu_count.items() if count)
+def _narrow(desk: Desk, instances: Iterable[Instance], answers: Answers) -> None:
+    """Give fewer nodes to those that now fit on fewer, until there is none; then try again what was refused.
+
+    Each change makes the placements narrower or the refusals fewer, so this ends.
+    """
+    freed = True
+    while freed:
+        freed = False
+        for instance in instances:
+            answer = answers[instance.key]
+            if isinstance(answer, Placement):
+                found = keeping.narrower(desk, instance, answer.nodes)
+                if found is not None:
+                    desk.ledger.release(instance.key)
+                    answers[instance.key] = _settle_on(desk, instance, found)
+                    freed = True
+        for instance in instances if freed else ():
+            if isinstance(answers[instance.key], Rejection):
+                desk.ledger.release(instance.key)
+                answers[instance.key] = _place(desk, instance)
 
 
-def _cpu_count(desk: _Desk, instance: Instance, nodes: NodeSet) -> int:
-    """CPUs to give: the demand, or all usable ones of the nodes without a CPU limit or under policy none."""
-    if instance.demand.vcpus is None or instance.policy is Policy.NONE:
-        return sum(desk.ledger.cpu_count[node] for node in nodes)
-    return desk.need(instance).cpus
+def _spread_out(desk: Desk, instances: Iterable[Instance], answers: Answers) -> None:
+    """With smt = "spread", leave shared cores while others stay idle. New ones come first: who is there stays."""
+    if desk.settings.smt != "spread":
+        return
+    idle = cores.IdleCores(desk.ledger)
+    for instance in instances:
+        answer = answers[instance.key]
+        if isinstance(answer, Placement):
+            better = idle.spread_out(answer.nodes, answer.cpus)
+            if better is not answer.cpus:
+                desk.commit(instance, answer.nodes, better)
+                answers[instance.key] = replace(answer, cpus=better)
 
 
-def _forbidden_width(desk: _Desk, instance: Instance, need: Need, width: int) -> Rejection | None:
-    """What the kubelet's stricter policies say about a width."""
-    if instance.policy is Policy.SINGLE_NUMA_NODE and width > 1:
-        largest = max(desk.ledger.cpu_count.values())
-        detail = (
-            f"policy single-numa-node, but {need.cpus} vCPUs and {render_bytes(need.memory_bytes)} need {width} nodes "
-            f"(the largest has {largest} usable CPUs)"
-        )
-        return Rejection(key=instance.key, reason=Reason.NOT_ONE_NODE, detail=detail)
-    if instance.policy is Policy.RESTRICTED:
-        empty = Ledger(desk.machine, desk.ledger.usable)
-        possible = candidates.best(empty, need, desk.settings)
-        if possible is not None and width > len(possible.nodes):
-            detail = (
-                f"policy restricted, but only {width} nodes have room for it now; "
-                f"{len(possible.nodes)} would do on an empty machine"
-            )
-            return Rejection(key=instance.key, reason=Reason.NOT_NARROWEST, detail=detail)
-    return None
-
-
-def _too_big(desk: _Desk, need: Need, instance: Instance) -> Rejection:
-    left = {node: desk.ledger.memory_left(node) for node in desk.ledger.usable}
-    rooms = {node: max(0, room) for node, room in left.items() if room is not None}
-    most = max(rooms, key=lambda node: (rooms[node], -node), default=None)
-    detail = f"needs {render_bytes(need.memory_bytes)}, all nodes together have {render_bytes(sum(rooms.values()))}"
-    if most is not None:
-        detail += f" uncommitted (most on node {most}: {render_bytes(rooms[most])})"
-    return Rejection(key=instance.key, reason=Reason.NO_MEMORY, detail=detail)
-
-
-def _rejected(desk: _Desk, instance: Instance, rejection: Rejection) -> Rejection:
-    _commit_as_is(desk, instance)
-    return rejection
-
-
-def _why(desk: _Desk, need: Need, nodes: NodeSet, before: Mapping[int, float], why: str) -> str:
-    count = len(_cpu_nodes(desk))
-    text = f"{len(nodes)} of {count} node{'s' if count != 1 else ''} hold {need.cpus} vCPU"
-    text += "s" if need.cpus != 1 else ""
+def _why(desk: Desk, need: Need, nodes: NodeSet, why: str) -> str:
+    ledger = desk.ledger
+    count = len(ledger.cpu_nodes)
+    text = f"{len(nodes)} of {count} node{_s(count)} hold {need.cpus} vCPU{_s(need.cpus)}"
     if need.memory_bytes:
         text += f" and {render_bytes(need.memory_bytes)}"
-    loads = [before[node] for node in nodes if desk.ledger.cpu_count[node]]
+    loads = [ledger.node_load[node] for node in nodes & ledger.cpu_nodes]
     text += f"; {why}: load before at most {max(loads, default=0.0):.2f}"
     distance = scoring.mean_distance(desk.machine, nodes)
     return text + (f", mean distance {distance:.0f}" if distance is not None else "")
 
 
-def _placement(desk: _Desk, instance: Instance, nodes: NodeSet, cpu_set: CpuSet, reason: str) -> Placement:
-    decided = desk.observed(instance).decided
-    return Placement(
-        key=instance.key,
-        nodes=nodes,
-        cpus=cpu_set,
-        mems=memory.mems_for(desk.machine, nodes, instance.memory),
-        moved=decided is not None and decided.nodes != nodes,
-        reason=reason,
-    )
-
-
-def _largest_first(desk: _Desk, instance: Instance) -> tuple[int, float, int, InstanceKey]:
+def _largest_first(desk: Desk, instance: Instance) -> tuple[int, float, int, InstanceKey]:
+    """An order that depends on the instance and the machine alone, so that it is the same when planning again."""
     need = desk.need(instance)
-    return -candidates.minimum_width(desk.ledger, need), -need.weight, -need.memory_bytes, instance.key
+    return -candidates.minimum_width(desk.empty, need), -need.weight, -need.memory_bytes, instance.key
 
 
-def _assemble(desk: _Desk, answers: Mapping[InstanceKey, Placement | Rejection], judged: list[Instance]) -> Plan:
+def _assemble(desk: Desk, answers: Mapping[InstanceKey, Placement | Rejection], judged: Iterable[Instance]) -> Plan:
+    ledger = desk.ledger
     warnings = [
-        f"{one.key}: limits.cpu asks for {one.demand.vcpus} CPUs, the machine has {desk.ledger.total_cpus} usable: "
+        f"{one.key}: limits.cpu asks for {one.demand.vcpus} CPUs, the machine has {ledger.total_cpus} usable: "
         "it gets the whole machine"
         for one in judged
-        if (one.demand.vcpus or 0) > desk.ledger.total_cpus and isinstance(answers[one.key], Placement)
+        if (one.demand.vcpus or 0) > ledger.total_cpus and isinstance(answers[one.key], Placement)
     ]
     ordered = [answers[key] for key in sorted(answers)]
     return Plan(
         placements=tuple(one for one in ordered if isinstance(one, Placement)),
         rejections=tuple(one for one in ordered if isinstance(one, Rejection)),
-        node_load={
-            node: round(load, 9) + 0.0 for node, load in desk.ledger.node_load.items() if desk.ledger.cpu_count[node]
-        },
+        node_load={node: round(load, 9) + 0.0 for node, load in ledger.node_load.items() if ledger.cpu_count[node]},
         warnings=tuple(warnings),
     )
 
 
-def _s(nodes: NodeSet) -> str:
-    return "s" if len(nodes) > 1 else ""
+def _s(count: int) -> str:
+    return "s" if count != 1 else ""

@@ -13,27 +13,9 @@ load by more than 0.2, a fifth of a node's CPUs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from incus_numa.model.machine import Machine
-
-LOCAL_DISTANCE = 10
-"""The distance of a node to itself, by the ACPI SLIT definition."""
-
-
-def distance_matrix(machine: Machine, nodes: Sequence[int]) -> list[list[float]]:
-    """Both directions' distances added, per pair of the given nodes, in units where one local distance is 1.
-
-    The diagonal is 0, and an entry is d(a,b)/10 - 1 + d(b,a)/10 - 1.
-    """
-    known = [value for a in nodes for b, value in machine.node_by_id[a].distances.items() if b != a]
-    farthest = max(known, default=LOCAL_DISTANCE)
-
-    def one_way(a: int, b: int) -> float:
-        value = machine.distance(a, b)
-        return (farthest if value is None else value) / LOCAL_DISTANCE - 1
-
-    return [[0.0 if a == b else one_way(a, b) + one_way(b, a) for b in nodes] for a in nodes]
 
 
 def mean_distance(machine: Machine, nodes: Iterable[int]) -> float | None:

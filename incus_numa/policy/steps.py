@@ -1,7 +1,7 @@
 """From a plan to the steps that bring each instance there. A value that is already right yields no step.
 
 Every prefix of an instance's steps is legal: the record first (so that the server's own rewriting goes the right way),
-then CPUs, then memory; a binding that is to change is first widened to the union of old and new nodes.
+then memory is widened to the union of old and new nodes, then CPUs change, then memory is narrowed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,20 @@ def diff_one(placement: Placement, observed: Observed) -> tuple[Step, ...]:
     steps: list[Step] = []
     if observed.nodes != placement.nodes:
         steps.append(PatchNodes(key=placement.key, nodes=placement.nodes, before=observed.nodes))
-    wanted = placement.mems or NodeSet()
-    union = (observed.mems or NodeSet()) | wanted
-    if observed.mems and wanted and union not in (observed.mems, wanted):
-        steps.append(WriteMems(key=placement.key, mems=union, before=observed.mems))
+    steps.extend(
+        WriteMems(key=placement.key, mems=mems, before=before) for mems, before in _widening(placement, observed)
+    )
     if observed.cpus is not None and observed.cpus != placement.cpus:
         steps.append(WriteCpus(key=placement.key, cpus=placement.cpus, before=observed.cpus))
-    if observed.mems is not None and observed.mems != wanted:
-        steps.append(WriteMems(key=placement.key, mems=wanted, before=observed.mems))
+    wide = next((step.mems for step in steps if isinstance(step, WriteMems)), observed.mems)
+    wanted = placement.mems or NodeSet()
+    if wide is not None and wide != wanted:
+        steps.append(WriteMems(key=placement.key, mems=wanted, before=wide))
     return tuple(steps)
+
+
+def _widening(placement: Placement, observed: Observed) -> list[tuple[NodeSet, NodeSet]]:
+    """A binding that must grow first, to the union of old and new nodes or to no binding, and what it was before."""
+    if not observed.mems or (placement.mems and placement.mems <= observed.mems):
+        return []
+    return [(observed.mems | placement.mems if placement.mems else NodeSet(), observed.mems)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -21,6 +22,11 @@ async def retrying(operation: Callable[[], Awaitable[T]], *, give_up_after_s: fl
     The operation is the whole of GET and PATCH: an ETag is old once it was refused. Raises the last RetryError when
     the next try would come after `give_up_after_s`; every other error at once.
     """
+    try:
+        # Most operations work at once, and setting up retries costs as much as a request.
+        return await operation()
+    except RetryError:
+        await asyncio.sleep(_FIRST_S)
     attempts = AsyncRetrying(
         retry=retry_if_exception_type(RetryError),
         # Instances that were started together would otherwise also try again together.

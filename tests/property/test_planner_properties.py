@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import combinations
+from random import Random
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -12,20 +13,20 @@ from hypothesis import strategies as st
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.instance import Instance, InstanceKey, Policy
 from incus_numa.model.machine import Machine
-from incus_numa.model.plan import Placement, Plan, Reason
+from incus_numa.model.plan import PatchNodes, Placement, Plan, Reason, Step, WriteCpus
 from incus_numa.model.snapshot import Decided, Observed, Snapshot
 from incus_numa.policy import planner, steps
 from incus_numa.policy.check import check_plan
 from incus_numa.settings import PlacementSettings
 from tests import strategies
-from tests.builders import instance, settled, snapshot
+from tests.builders import instance, machine, settled, snapshot
 
 SETTINGS = PlacementSettings()
 PLENTY = 1 << 90
 
 
-def usable(machine: Machine) -> dict[int, set[int]]:
-    return {node.id: {cpu for cpu in node.cpus if cpu not in machine.isolated} for node in machine.nodes}
+def usable(host: Machine) -> dict[int, set[int]]:
+    return {node.id: {cpu for cpu in node.cpus if cpu not in host.isolated} for node in host.nodes}
 
 
 def flows(sizes: Mapping[int, int], loads: Iterable[tuple[frozenset[int], int]]) -> bool:
@@ -39,8 +40,8 @@ def flows(sizes: Mapping[int, int], loads: Iterable[tuple[frozenset[int], int]])
     return True
 
 
-def sizes_of(machine: Machine) -> dict[int, int]:
-    return {node.id: PLENTY if node.memory_bytes is None else node.memory_bytes for node in machine.nodes}
+def sizes_of(host: Machine) -> dict[int, int]:
+    return {node.id: PLENTY if node.memory_bytes is None else node.memory_bytes for node in host.nodes}
 
 
 def apply(before: Snapshot, plan: Plan) -> Snapshot:
@@ -61,34 +62,32 @@ def test_a_plan_is_always_sound_and_answers_for_every_managed_instance(state: Sn
 
 
 @given(strategies.machines(max_nodes=6, known_memory=True), strategies.instances("x", plain=True))
-def test_one_instance_gets_the_cheapest_of_the_narrowest_sets(machine: Machine, one: Instance) -> None:
-    plan = planner.plan(snapshot(machine, one), SETTINGS)
-    own = usable(machine)
+def test_one_instance_gets_the_cheapest_of_the_narrowest_sets(host: Machine, one: Instance) -> None:
+    plan = planner.plan(snapshot(host, one), SETTINGS)
+    own = usable(host)
     cpus = min(one.demand.vcpus or 1, sum(map(len, own.values())))
-    best: tuple[float, ...] | None = None
     sets: list[tuple[int, float, tuple[int, ...]]] = []
     for count in range(1, len(own) + 1):
         for chosen in combinations(own, count):
-            memory = sum(sizes_of(machine)[node] for node in chosen)
+            memory = sum(sizes_of(host)[node] for node in chosen)
             have = sum(len(own[node]) for node in chosen)
             if have >= cpus and memory >= (one.demand.memory_bytes or 0):
-                sets.append((count, reference_cost(machine, chosen, have, {}, one, cpus), chosen))
+                sets.append((count, reference_cost(host, chosen, have, {}, one, cpus), chosen))
     if not sets:
         assert [refused.reason for refused in plan.rejections] == [Reason.NO_MEMORY]
         return
-    best = min(sets)
-    assert tuple(plan.placements[0].nodes) == best[2]
+    assert tuple(plan.placements[0].nodes) == min(sets)[2]
 
 
 def reference_cost(
-    machine: Machine, nodes: tuple[int, ...], have: int, load: Mapping[int, float], one: Instance, cpus: int
+    host: Machine, nodes: tuple[int, ...], have: int, load: Mapping[int, float], one: Instance, cpus: int
 ) -> float:
     """The cost of scoring's docstring, from the machine's distances alone."""
-    known = [d for a in machine.nodes for b, d in a.distances.items() if b != a.id]
+    known = [d for a in host.nodes for b, d in a.distances.items() if b != a.id]
     far = max(known, default=10)
-    pairs = [machine.node_by_id[a].distances.get(b, far) / 10 - 1 for a in nodes for b in nodes if a != b]
+    pairs = [host.node_by_id[a].distances.get(b, far) / 10 - 1 for a in nodes for b in nodes if a != b]
     weight = one.demand.weight * cpus / (one.demand.vcpus or 1)
-    loads = [load.get(node, 0.0) for node in nodes if usable(machine)[node]]
+    loads = [load.get(node, 0.0) for node in nodes if usable(host)[node]]
     mean = sum(pairs) / len(pairs) if pairs else 0.0
     total = SETTINGS.load_weight * (max(loads) + weight / have) + SETTINGS.distance_weight * mean
     return round(total, 9)
@@ -100,7 +99,7 @@ def test_a_new_instance_gets_the_cheapest_of_the_narrowest_sets_beside_others(st
     assume(not first.rejections)
     after = apply(replace(state, instances=(*state.instances, new)), first)
     plan = planner.plan(after, SETTINGS, only=frozenset([new.key]))
-    machine, own, size = state.machine, usable(state.machine), new.demand.memory_bytes or 0
+    host, own, size = state.machine, usable(state.machine), new.demand.memory_bytes or 0
     demand = {one.key: one.demand for one in state.instances}
     there = [(frozenset(one.nodes), demand[one.key].memory_bytes or 0) for one in first.placements]
     cpus = min(new.demand.vcpus or 1, sum(map(len, own.values())))
@@ -108,9 +107,9 @@ def test_a_new_instance_gets_the_cheapest_of_the_narrowest_sets_beside_others(st
         sets = []
         for chosen in combinations(own, count):
             have = sum(len(own[node]) for node in chosen)
-            if have >= cpus and flows(sizes_of(machine), [*there, (frozenset(chosen), size)]):
+            if have >= cpus and flows(sizes_of(host), [*there, (frozenset(chosen), size)]):
                 loads = [first.node_load[node] for node in chosen if own[node]]
-                cost = reference_cost(machine, chosen, have, first.node_load, new, cpus)
+                cost = reference_cost(host, chosen, have, first.node_load, new, cpus)
                 sets.append((cost, round(sum(loads) / len(loads), 9), chosen))
         if sets:
             best = min(sets)
@@ -122,9 +121,9 @@ def test_a_new_instance_gets_the_cheapest_of_the_narrowest_sets_beside_others(st
 
 
 @given(strategies.snapshots(), st.randoms(use_true_random=False))
-def test_the_order_of_instances_never_matters(state: Snapshot, random: object) -> None:
+def test_the_order_of_instances_never_matters(state: Snapshot, random: Random) -> None:
     shuffled = list(state.instances)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     assert planner.plan(replace(state, instances=tuple(shuffled)), SETTINGS) == planner.plan(state, SETTINGS)
 
 
@@ -287,27 +286,26 @@ def test_every_prefix_of_the_steps_is_legal(state: Snapshot, data: st.DataObject
         for step in todo:
             after = step_applied(now, step)
             assert after != now, "a step that changes nothing"
-            assert step.before == getattr(
-                now, {"PatchNodes": "nodes", "WriteCpus": "cpus", "WriteMems": "mems"}[type(step).__name__]
+            assert step.before == (
+                now.nodes if isinstance(step, PatchNodes) else now.cpus if isinstance(step, WriteCpus) else now.mems
             )
             assert after.cpus is None or after.cpus
-            if isinstance(step, steps.WriteCpus) and now.mems:
+            if isinstance(step, WriteCpus) and now.mems:
                 assert placement.mems is not None
                 assert placement.mems <= now.mems
             now = after
         assert steps.diff_one(placement, now) == ()
 
 
-def step_applied(now: Observed, step: steps.Step) -> Observed:
-    if isinstance(step, steps.PatchNodes):
+def step_applied(now: Observed, step: Step) -> Observed:
+    if isinstance(step, PatchNodes):
         return replace(now, nodes=step.nodes)
-    if isinstance(step, steps.WriteCpus):
+    if isinstance(step, WriteCpus):
         return replace(now, cpus=step.cpus)
     return replace(now, mems=step.mems)
 
 
 def test_the_strategies_reach_every_kind_of_answer() -> None:
     """A guard on the tests above: instances that fit nowhere are drawn, too."""
-    machine = strategies.builders.machine(nodes=1)
-    plan = planner.plan(snapshot(machine, instance("x", memory_bytes=1 << 50)), SETTINGS)
+    plan = planner.plan(snapshot(machine(nodes=1), instance("x", memory_bytes=1 << 50)), SETTINGS)
     assert [one.reason for one in plan.rejections] == [Reason.NO_MEMORY]

@@ -1,7 +1,7 @@
 """Runs inside the virtual host: appends a line to FILE whenever a container's cpuset files change.
 
 A line is: seconds of the monotonic clock, container, cpuset.cpus, cpuset.mems ("-" when empty). A container that is
-gone has "gone" for both. Files are read every 40 ms, so shorter states are not seen.
+gone has "gone" for both. Files are read every 50 ms, so shorter states are not seen.
 """
 
 import os
@@ -34,7 +34,7 @@ def main() -> None:
                     out.write(f"{time.monotonic():.3f} {container} {state[0]} {state[1]}\n")
                 if container not in now:
                     del last[container]
-            time.sleep(0.04)
+            time.sleep(0.05)
 
 
 main()

@@ -1,0 +1,153 @@
+"""What every part of one plan works on: snapshot, settings, and the ledger that all instances are counted in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from incus_numa.cpuset import CpuSet, NodeSet
+from incus_numa.model.instance import Instance, InstanceKey, Policy
+from incus_numa.model.machine import Machine
+from incus_numa.model.plan import Placement
+from incus_numa.model.snapshot import NOTHING, Observed, Snapshot
+from incus_numa.policy import memory
+from incus_numa.policy.cpus import CpuWish
+from incus_numa.policy.ledger import Commitment, Ledger, usable_cpus
+from incus_numa.policy.search import Need
+from incus_numa.settings import PlacementSettings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Desk:
+    """The input of one plan, the ledger with every instance of the snapshot where it is now, and an empty ledger."""
+
+    snapshot: Snapshot
+    settings: PlacementSettings
+    ledger: Ledger
+    empty: Ledger
+
+    @property
+    def machine(self) -> Machine:
+        """The host."""
+        return self.snapshot.machine
+
+    def observed(self, instance: Instance) -> Observed:
+        """What the instance has now."""
+        return self.snapshot.observed.get(instance.key, NOTHING)
+
+    def need(self, instance: Instance) -> Need:
+        """The demand, capped at the whole machine."""
+        demand = instance.demand
+        asked = demand.vcpus or 1
+        capped = min(asked, self.ledger.total_cpus)
+        return Need(cpus=capped, weight=demand.weight * capped / asked, memory_bytes=demand.memory_bytes or 0)
+
+    def cpu_count(self, instance: Instance, nodes: NodeSet) -> int:
+        """CPUs to give: the demand, or all usable ones of the nodes without a CPU limit or under policy none."""
+        if instance.demand.vcpus is None or instance.policy is Policy.NONE:
+            return self.ledger.cpus_of(nodes)
+        return min(instance.demand.vcpus, self.ledger.total_cpus)
+
+    def wish(self, instance: Instance, nodes: NodeSet, has: CpuSet | None) -> CpuWish:
+        """How to choose CPUs inside the nodes."""
+        return CpuWish(
+            count=self.cpu_count(instance, nodes),
+            weight=self.need(instance).weight,
+            pack=self.settings.smt == "pack",
+            has=has or CpuSet(),
+        )
+
+    def commit(self, instance: Instance, nodes: NodeSet, cpus: CpuSet) -> None:
+        """Count the instance on these nodes and CPUs."""
+        self.ledger.commit(instance.key, self._commitment(instance, nodes.mask, cpus.mask))
+
+    def commit_as_is(self, instance: Instance) -> None:
+        """Count the instance where it is now."""
+        self.ledger.commit(instance.key, self.as_is(instance))
+
+    def as_is(self, instance: Instance) -> Commitment:
+        """What the instance takes where it is now; where nothing is known, load of the whole machine and no memory."""
+        observed = self.snapshot.observed.get(instance.key, NOTHING)
+        pinned, decided = instance.demand.pinned_cpus, observed.decided
+        if pinned is not None:
+            cpus: CpuSet | None = pinned & self.machine.online
+            nodes: NodeSet | None = self.machine.nodes_of(pinned)
+        elif decided is not None:
+            nodes, cpus = decided.nodes, decided.cpus or observed.cpus
+        else:
+            nodes, cpus = observed.nodes, observed.cpus
+            if not nodes and cpus:
+                nodes = self.machine.nodes_of(cpus)
+        mask = nodes.mask & self.ledger.nodes.mask if nodes is not None else 0
+        found = self._commitment(instance, mask or self.ledger.nodes.mask, 0 if cpus is None else cpus.mask)
+        # Else one instance that is too large for the machine would keep all others out.
+        return found if mask else found._replace(memory_bytes=0)
+
+    def _commitment(self, instance: Instance, nodes: int, cpus: int) -> Commitment:
+        demand, total = instance.demand, self.ledger.total_cpus
+        asked, weight = demand.vcpus or 1, demand.weight
+        if asked > total:
+            weight = weight * total / asked
+        measured = self.snapshot.load.cpus_by_instance
+        if measured:
+            # Measured load counts where it is known and larger.
+            weight = max(weight, measured.get(instance.key, 0.0))
+        return Commitment(nodes, cpus, weight, demand.memory_bytes or 0)
+
+    def placement(self, instance: Instance, nodes: NodeSet, cpus: CpuSet, reason: str) -> Placement:
+        """The placement, with memory by the memory rule."""
+        decided = self.observed(instance).decided
+        return Placement(
+            key=instance.key,
+            nodes=nodes,
+            cpus=cpus,
+            mems=memory.mems_for(self.machine, nodes, instance.memory),
+            moved=decided is not None and decided.nodes != nodes,
+            reason=reason,
+        )
+
+
+class Standing:
+    """All instances counted where they are, kept up to date one at a time, so that a plan need not count them anew."""
+
+    def __init__(self, machine: Machine, settings: PlacementSettings) -> None:
+        usable = usable_cpus(machine, CpuSet.parse(settings.reserved_cpus))
+        self._machine = machine
+        self._settings = settings
+        self._ledger, self._empty = Ledger(machine, usable), Ledger(machine, usable)
+        for node in self._ledger.cpu_nodes:
+            # Sums that were asked for once are kept up to date, and copied with the ledger.
+            self._ledger.cpu_load(node)
+
+    def see(self, instance: Instance, observed: Observed) -> None:
+        """Count an instance as it is now, and no longer as it was before."""
+        alone = Snapshot(machine=self._machine, instances=(instance,), observed={instance.key: observed})
+        desk = Desk(snapshot=alone, settings=self._settings, ledger=self._ledger, empty=self._empty)
+        desk.commit_as_is(instance)
+
+    def drop(self, key: InstanceKey) -> None:
+        """Count an instance no longer; nothing happens if it was not counted."""
+        self._ledger.release(key)
+
+    def open_desk(self, snapshot: Snapshot) -> Desk:
+        """A desk for some of the instances that are counted; what is decided at it does not change what is counted."""
+        return Desk(snapshot=snapshot, settings=self._settings, ledger=self._ledger.fork(), empty=self._empty)
+
+
+def open_desk(snapshot: Snapshot, settings: PlacementSettings, instances: list[Instance]) -> Desk:
+    """A desk with all instances, which are in order of their keys, counted where they are now."""
+    usable = usable_cpus(snapshot.machine, CpuSet.parse(settings.reserved_cpus))
+    ledger, empty = Ledger(snapshot.machine, usable), Ledger(snapshot.machine, usable)
+    desk = Desk(snapshot=snapshot, settings=settings, ledger=ledger, empty=empty)
+    desk.ledger.commit_all({instance.key: desk.as_is(instance) for instance in instances})
+    return desk
+
+
+def memory_limit(instance: Instance) -> int:
+    """Bytes that the instance needs its nodes for. 0 under policy none and without a limit: use alone moves nobody."""
+    demand = instance.demand
+    return 0 if demand.memory_is_usage or instance.policy is Policy.NONE else demand.memory_bytes or 0
+
+
+def by_memory(instance: Instance) -> tuple[int, InstanceKey]:
+    """Order in which instances may stay on nodes that no longer hold all of them: the costliest to move first."""
+    return -memory_limit(instance), instance.key

@@ -1,0 +1,87 @@
+"""Which instances may stay where we put them. Whether one may never depends on new instances.
+
+The memory that counts here is that of limits of managed instances that we placed; others' memory, and use without a
+limit, keep new instances away but do not drive out those that are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+
+from incus_numa.cpuset import CpuSet, NodeSet
+from incus_numa.model.instance import Instance, InstanceKey, Policy
+from incus_numa.model.plan import Placement
+from incus_numa.policy import candidates, cpus, refusals
+from incus_numa.policy.candidates import Candidate
+from incus_numa.policy.desk import Desk, by_memory, memory_limit
+from incus_numa.policy.rooms import Rooms
+
+
+class Keepers:
+    """Memory limits of the instances that stay, to see whether their nodes still hold all of them."""
+
+    def __init__(self, desk: Desk, others: Iterable[Instance]) -> None:
+        self._desk = desk
+        self._others = others
+
+    @cached_property
+    def _rooms(self) -> Rooms:
+        rooms, every = Rooms({node.id: node.memory_bytes for node in self._desk.machine.nodes}), self._desk.ledger.nodes
+        for instance in self._others:
+            if instance.managed and (size := memory_limit(instance)) and instance.demand.pinned_cpus is None:
+                decided = self._desk.observed(instance).decided
+                if decided is not None:
+                    rooms.add(decided.nodes.mask & every.mask, size)
+        return rooms
+
+    def stay(self, instances: Iterable[Instance]) -> set[InstanceKey]:
+        """Those of the instances that may stay on the nodes we gave them."""
+        staying: set[InstanceKey] = set()
+        for instance in sorted(instances, key=by_memory):
+            decided = self._desk.observed(instance).decided
+            if decided is None or not _is_legal(self._desk, instance, decided.nodes):
+                continue
+            size = memory_limit(instance)
+            if not size:
+                staying.add(instance.key)
+            elif self._rooms.holds(decided.nodes.mask, size):
+                self._rooms.add(decided.nodes.mask, size)
+                staying.add(instance.key)
+        return staying
+
+
+def _is_legal(desk: Desk, instance: Instance, nodes: NodeSet) -> bool:
+    """Whether nodes and policy allow the placement, whatever else is on the nodes."""
+    ledger, need = desk.ledger, desk.need(instance)
+    if not nodes <= ledger.nodes or instance.policy is Policy.NONE:
+        return nodes == ledger.cpu_nodes and instance.policy is Policy.NONE
+    if ledger.cpus_of(nodes) < max(1, need.cpus):
+        return False
+    return refusals.forbidden_width(desk, instance, len(nodes)) is None
+
+
+def keep(desk: Desk, instance: Instance) -> Placement:
+    """The placement it has, with other CPUs only where those it has are no longer legal."""
+    decided = desk.observed(instance).decided
+    nodes = decided.nodes if decided else NodeSet()
+    cpu_set = (decided.cpus if decided else None) or CpuSet()
+    if not cpus.legal(desk.ledger, nodes, cpu_set, desk.cpu_count(instance, nodes)):
+        desk.ledger.release(instance.key)
+        cpu_set = cpus.choose(desk.ledger, nodes, desk.wish(instance, nodes, cpu_set))
+        desk.commit(instance, nodes, cpu_set)
+    return desk.placement(instance, nodes, cpu_set, f"kept: node{'s' if len(nodes) > 1 else ''} {nodes} still hold it")
+
+
+def narrower(desk: Desk, instance: Instance, nodes: NodeSet) -> Candidate | None:
+    """The best of the narrower sets that could hold the instance now, None when it is as narrow as possible."""
+    need = desk.need(instance)
+    if instance.policy is Policy.NONE or len(nodes) <= desk.ledger.least_nodes(need.cpus):
+        return None
+    entry = desk.ledger.release(instance.key)
+    found = None
+    if len(nodes) > candidates.minimum_width(desk.ledger, need):
+        found = candidates.best(desk.ledger, need, desk.settings)
+    if entry is not None:
+        desk.ledger.commit(instance.key, entry)
+    return found if found is not None and len(found.nodes) < len(nodes) else None

@@ -1,0 +1,55 @@
+"""Planning one new instance from sums gives what planning from the whole snapshot gives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from incus_numa.model.instance import Demand, Instance, InstanceKey
+from incus_numa.model.snapshot import Decided, Observed, Snapshot
+from incus_numa.policy import planner
+from incus_numa.policy.desk import Standing
+from incus_numa.settings import PlacementSettings
+from tests.builders import GIB, machine
+
+SETTINGS = PlacementSettings()
+sizes = st.integers(1, 20)
+changes = st.lists(st.tuples(st.sampled_from("abcdefgh"), sizes, st.integers(0, 3), st.booleans()), max_size=12)
+
+
+def _instance(name: str, vcpus: int, gib: int) -> Instance:
+    demand = Demand(vcpus=vcpus, weight=float(vcpus), memory_bytes=gib * 8 * GIB or None)
+    return Instance(key=InstanceKey("default", name), managed=True, demand=demand)
+
+
+@given(changes, sizes, st.integers(0, 3))
+def test_a_new_instance_is_placed_the_same_from_sums_as_from_the_whole_snapshot(
+    history: list[tuple[str, int, int, bool]], vcpus: int, gib: int
+) -> None:
+    host = machine(nodes=4, cpus_per_node=8)
+    standing = Standing(host, SETTINGS)
+    instances: dict[InstanceKey, Instance] = {}
+    observed: dict[InstanceKey, Observed] = {}
+    for name, size, memory, stays in history:
+        one = _instance(name, size, memory)
+        if not stays:
+            instances.pop(one.key, None)
+            observed.pop(one.key, None)
+            standing.drop(one.key)
+            continue
+        instances[one.key] = one
+        observed.pop(one.key, None)
+        there = Snapshot(machine=host, instances=tuple(instances.values()), observed=observed)
+        for placed in planner.plan(there, SETTINGS, only=frozenset([one.key])).placements:
+            decided = Decided(nodes=placed.nodes, cpus=placed.cpus)
+            observed[one.key] = Observed(nodes=placed.nodes, cpus=placed.cpus, decided=decided)
+        standing.see(one, observed.get(one.key, Observed()))
+    new = replace(_instance("new", vcpus, gib))
+    whole = Snapshot(machine=host, instances=(*instances.values(), new), observed=observed)
+    alone = Snapshot(machine=host, instances=(new,))
+    standing.see(new, Observed())
+    expected = planner.plan(whole, SETTINGS, only=frozenset([new.key]))
+    assert planner.place_new(standing, alone) == expected
+    assert planner.place_new(standing, alone) == expected

@@ -1,0 +1,166 @@
+"""Feasibility and search of node sets, against all sets where there are few enough of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations, permutations
+from random import Random
+
+import pytest
+
+from incus_numa.cpuset import CpuSet, NodeSet
+from incus_numa.model.instance import InstanceKey
+from incus_numa.model.machine import Machine
+from incus_numa.policy import candidates
+from incus_numa.policy.ledger import Commitment, Ledger, usable_cpus
+from incus_numa.policy.rooms import Rooms
+from incus_numa.policy.search import Need
+from incus_numa.settings import PlacementSettings
+from tests.builders import machine
+
+SETTINGS = PlacementSettings()
+
+
+def ledger_of(host: Machine, *commitments: tuple[int, float, int]) -> Ledger:
+    """A ledger with (nodes as a mask, weight, memory) committed."""
+    ledger = Ledger(host, usable_cpus(host, CpuSet()))
+    for index, (nodes, weight, size) in enumerate(commitments):
+        ledger.commit(InstanceKey("default", str(index)), Commitment(nodes, 0, weight, size))
+    return ledger
+
+
+def shuffled(seed: int) -> Machine:
+    """Seven unequal nodes at arbitrary distances."""
+    random = Random(seed)
+    host = machine(nodes=7, cpus_per_node=4)
+    far = {(a, b): random.choice([11, 12, 17, 21, 32]) for a in range(7) for b in range(a)}
+    nodes = tuple(
+        replace(
+            node,
+            cpus=CpuSet(list(node.cpus)[: random.choice([0, 2, 4, 4])]),
+            memory_bytes=random.choice([0, 4, 8, 16]),
+            distances={b: far.get((node.id, b), far.get((b, node.id), 10)) for b in range(7)},
+        )
+        for node in host.nodes
+    )
+    online = CpuSet(cpu for node in nodes for cpu in node.cpus)
+    return replace(host, nodes=nodes, cpus=tuple(cpu for cpu in host.cpus if cpu.id in online), online=online)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_search_finds_what_trying_every_set_finds(seed: int) -> None:
+    random = Random(seed)
+    host = shuffled(seed)
+    ledger = ledger_of(host, *((1 << random.randrange(7), random.choice([0.5, 1, 3]), 1) for _ in range(6)))
+    for cpus, size in ((1, 0), (6, 0), (12, 9), (3, 30), (9, 25)):
+        need = Need(cpus=min(cpus, ledger.total_cpus), weight=float(cpus), memory_bytes=size)
+        found = candidates.best(ledger, need, SETTINGS)
+        sets = [
+            (count, candidates.cost(ledger, need, NodeSet(chosen), SETTINGS), mean_load(ledger, chosen), chosen)
+            for count in range(1, 8)
+            for chosen in combinations(range(7), count)
+            if candidates.fits(ledger, need, NodeSet(chosen)) and useful(ledger, need, chosen)
+        ]
+        assert (found and tuple(found.nodes)) == (min(sets)[3] if sets else None)
+
+
+def mean_load(ledger: Ledger, nodes: tuple[int, ...]) -> float:
+    loads = [ledger.node_load[node] for node in nodes if ledger.cpu_count[node]]
+    return round(sum(loads) / len(loads), 9) if loads else 0.0
+
+
+def useful(ledger: Ledger, need: Need, nodes: tuple[int, ...]) -> bool:
+    return all(ledger.cpu_count[node] or (need.memory_bytes and ledger.rooms.open(node)) for node in nodes)
+
+
+def test_the_search_is_repeatable_and_answers_on_128_nodes() -> None:
+    host = machine(nodes=128, cpus_per_node=8, nodes_per_socket=16)
+    random = Random(1)
+    ledger = ledger_of(host, *((1 << random.randrange(128), float(random.randrange(9)), 0) for _ in range(200)))
+    need = Need(cpus=320, weight=320.0)
+    first = candidates.best(ledger, need, SETTINGS)
+    assert first == candidates.best(ledger, need, SETTINGS)
+    assert first is not None
+    assert len(first.nodes) == 40
+
+
+def test_asymmetric_distances_count_in_both_directions() -> None:
+    host = machine(nodes=3, nodes_per_socket=3)
+    rows = ({0: 10, 1: 11, 2: 15}, {0: 31, 1: 10, 2: 20}, {0: 15, 1: 20, 2: 10})
+    host = replace(host, nodes=tuple(replace(node, distances=rows[node.id]) for node in host.nodes))
+    found = candidates.best(ledger_of(host), Need(cpus=8, weight=8.0), SETTINGS)
+    assert found is not None
+    assert found.nodes == NodeSet([0, 2])
+
+
+def test_an_unknown_distance_counts_as_the_farthest_known() -> None:
+    host = machine(nodes=3, nodes_per_socket=3)
+    rows = ({0: 10, 2: 20}, {1: 10, 2: 30}, {0: 20, 1: 30, 2: 10})
+    host = replace(host, nodes=tuple(replace(node, distances=rows[node.id]) for node in host.nodes))
+    found = candidates.best(ledger_of(host), Need(cpus=8, weight=8.0), SETTINGS)
+    assert found is not None
+    assert found.nodes == NodeSet([0, 2])
+
+
+def test_a_narrower_set_wins_over_a_cheaper_one() -> None:
+    found = candidates.best(
+        ledger_of(machine(), (1, 9.0, 0), (2, 8.0, 0), (4, 8.0, 0), (8, 8.0, 0)), Need(cpus=4, weight=4), SETTINGS
+    )
+    assert found is not None
+    assert found.nodes == NodeSet([1])
+
+
+def test_node_load_does_not_depend_on_what_came_and_went() -> None:
+    ledger = ledger_of(machine(), (3, 2.0, 0))
+    assert dict(ledger.node_load) == {0: 0.25, 1: 0.25, 2: 0.0, 3: 0.0}
+    ledger.commit(InstanceKey("default", "0"), Commitment(4, 0b11 << 8, 1.0, 0))
+    assert dict(ledger.node_load) == {0: 0.0, 1: 0.0, 2: 0.25, 3: 0.0}
+    assert ledger.cpu_load(2) == {8: 0.5, 9: 0.5, 10: 0.0, 11: 0.0}
+    ledger.release(InstanceKey("default", "0"))
+    assert set(ledger.node_load.values()) | set(ledger.cpu_load(2).values()) == {0.0}
+
+
+def test_wide_memory_moves_over_to_make_room() -> None:
+    rooms = Rooms({0: 10, 1: 10, 2: 10})
+    rooms.add(0b011, 10)
+    rooms.add(0b110, 10)
+    assert rooms.holds(0b001, 10)
+    assert rooms.holds(0b010, 10)
+    assert not rooms.holds(0b001, 11)
+    rooms.add(0b001, 10)
+    assert [rooms.left(node) for node in range(3)] == [0, 0, 0]
+    assert not rooms.holds(0b100, 1)
+
+
+def test_room_never_depends_on_the_order_of_commitments() -> None:
+    parts = [(0b011, 9), (0b110, 7), (0b101, 5), (0b010, 4)]
+    answers = set()
+    for order in permutations(parts):
+        rooms = Rooms({0: 10, 1: 10, 2: 10})
+        for mask, size in order:
+            assert rooms.holds(mask, size)
+            rooms.add(mask, size)
+        answers.add(tuple(rooms.holds(mask, size) for mask in range(1, 8) for size in range(1, 12)))
+    assert len(answers) == 1
+
+
+def test_memory_that_is_taken_back_can_be_used_again() -> None:
+    rooms = Rooms({0: 10, 1: 10})
+    rooms.add(0b11, 15)
+    assert not rooms.holds(0b01, 6)
+    rooms.take(0b11, 10)
+    assert rooms.holds(0b01, 10)
+    rooms.add(0b01, 30)
+    rooms.add(0b11, 20)
+    assert not rooms.holds(0b10, 1)
+    rooms.take(0b11, 20)
+    assert rooms.holds(0b10, 5)
+    assert not rooms.holds(0b10, 6)
+
+
+def test_an_overfull_node_does_not_take_room_from_others() -> None:
+    rooms = Rooms({0: 10, 1: 10})
+    rooms.add(0b01, 50)
+    rooms.add(0b11, 4)
+    assert rooms.holds(0b10, 6)
+    assert not rooms.holds(0b10, 7)
