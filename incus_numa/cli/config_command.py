@@ -16,7 +16,7 @@ def command() -> None:
     """Show or validate the configuration."""
 
 
-@command.command()
+@command.command(short_help="Print the effective settings.")
 @formatted
 @common
 def show(config_file: Path | None, log_level: str, output_format: str) -> None:
@@ -31,7 +31,7 @@ def show(config_file: Path | None, log_level: str, output_format: str) -> None:
     output.emit(output_format, tables, rows, lambda: output.write(render_settings(settings).rstrip("\n")))
 
 
-@command.command()
+@command.command(short_help="Validate the configuration file.")
 @common
 def check(config_file: Path | None, log_level: str) -> None:
     """Validate the configuration: exit 2 with every problem at once, or 0.

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
-import toml
 
 from incus_numa.applier.live import LiveApplier
 from incus_numa.cli import output
-from incus_numa.cli.options import common, start_logging
+from incus_numa.cli.options import common, formatted, load_settings, start_logging
 from incus_numa.cli.wiring import cgroup_files
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.daemon.notify import Notifier
 from incus_numa.daemon.observe import World
 from incus_numa.daemon.reconciler import Reconciler
 from incus_numa.daemon.service import Service
+from incus_numa.errors import ReportError
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.machine import Machine
 from incus_numa.policy.scoring import mean_distance
 from incus_numa.server.http_server import HttpServer
-from incus_numa.settings import HostSettings, ServerSettings, Settings, settings_as_dict
+from incus_numa.settings import HostSettings, ServerSettings, Settings, render_settings
 from incus_numa.simulator import scenario, trees
 from incus_numa.simulator.options import SimulatorOptions
 from incus_numa.simulator.simulator import Simulator
@@ -33,6 +36,8 @@ from incus_numa.simulator.simulator import Simulator
 log = logging.getLogger(__name__)
 
 SETTLE_S, LOOK_S = 5.0, 0.05
+LONGEST_FOLDER = 107 - len("/unix.socket")
+"""The kernel takes no longer path for a Unix socket (unix(7))."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,62 +54,78 @@ class Seat:
 
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave it running, to look at it with list, explain, check and rebalance.")
+@formatted
 @common
-def command(config_file: Path | None, log_level: str, *, keep: bool) -> None:
+def command(config_file: Path | None, log_level: str, output_format: str, *, keep: bool) -> None:
     """Show what the server's own rule does on a 24-node host, and what incus-numa does.
+
+    It needs neither Incus nor root. With --config, its [placement] and [daemon] are used.
 
     Example: incus-numa demo --keep
     """
-    start_logging("warning" if log_level == "info" else log_level)
-    with tempfile.TemporaryDirectory(prefix="incus-numa-demo-", dir=trees.scratch_root()) as folder:
-        try:
-            asyncio.run(_demo(Path(folder), keep=keep))
-        except KeyboardInterrupt:
-            click.echo("stopped", err=True)
+    start_logging(log_level)
+    settings = Settings() if config_file is None else load_settings(config_file)
+    try:
+        scratch = tempfile.TemporaryDirectory(prefix="incus-numa-demo-", dir=trees.scratch_root())
+    except OSError as error:
+        raise ReportError(f"no temporary folder can be made ({error}): set TMPDIR to one that is writable") from error
+    with scratch as folder:
+        if len(folder) > LONGEST_FOLDER:
+            raise ReportError(f"the path {folder} is too long for a socket: set TMPDIR to a shorter one")
+        asyncio.run(_demo(Path(folder), settings, output_format, keep=keep))
 
 
-async def _demo(folder: Path, *, keep: bool) -> None:
+async def _demo(folder: Path, settings: Settings, output_format: str, *, keep: bool) -> None:
     machine = scenario.machine()
     keys = [InstanceKey("default", name) for name, _, _ in scenario.INSTANCES]
-    click.echo(
-        f"A simulated host like that of incus#1605: {len(machine.nodes)} nodes of 16 threads, {len(keys)} containers "
+    # With JSON and the like the standard output is for the data alone.
+    say = partial(click.echo, err=output_format != "table")
+    say(
+        f"A simulated host like that of incus#1605: {len(machine.nodes)} nodes of 16 threads,\n{len(keys)} containers "
         f"with {sum(vcpus for _, vcpus, _ in scenario.INSTANCES)} vCPUs on {len(machine.cpus)} CPUs.\n"
     )
     options = SimulatorOptions(lock_release_s=(0.002, 0.01), balance_delay_s=(0.0, 0.02), balance_s=0.005)
     async with Simulator(machine, folder, options) as simulator:
-        for name, vcpus, gib in scenario.INSTANCES:
-            limits = {"limits.cpu": str(vcpus), "limits.memory": f"{gib}GiB", "limits.cpu.nodes": "balanced"}
-            simulator.create(name, limits)
-        for key in keys:
-            await simulator.start(key)
-        await simulator.balanced()
-        before = _seats(simulator)
-        for key in keys:
-            await simulator.stop(key)
-        settings = _settings(simulator, folder)
+        before = await _by_server(simulator, keys)
+        settings = _settings(settings, simulator, folder)
         service, reconciler = _service(settings)
         running = asyncio.create_task(service.run(), name="service")
         for key in keys:
             await simulator.start(key)
         await simulator.balanced()
         await _settled(reconciler, keys)
-        after = _seats(simulator)
-        _compare(machine, before, after)
+        _show(output_format, machine, before, _seats(simulator))
         if keep:
-            _invite(folder)
+            # The service reloads on SIGHUP; here it is the terminal that was closed.
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, service.stop)
+            say(_invitation(folder))
             await running
         service.stop()
         await running
 
 
-def _settings(simulator: Simulator, folder: Path) -> Settings:
+async def _by_server(simulator: Simulator, keys: Sequence[InstanceKey]) -> list[Seat]:
+    """Where the server's own rule puts the instances, which are stopped again."""
+    for name, vcpus, gib in scenario.INSTANCES:
+        limits = {"limits.cpu": str(vcpus), "limits.memory": f"{gib}GiB", "limits.cpu.nodes": "balanced"}
+        simulator.create(name, limits)
+    for key in keys:
+        await simulator.start(key)
+    await simulator.balanced()
+    seats = _seats(simulator)
+    for key in keys:
+        await simulator.stop(key)
+    return seats
+
+
+def _settings(settings: Settings, simulator: Simulator, folder: Path) -> Settings:
     """Settings that lead every command to the simulator, also as a file."""
-    settings = Settings(
+    settings = replace(
+        settings,
         server=ServerSettings(socket=str(simulator.socket_path)),
         host=HostSettings(sysfs=str(simulator.sysfs), procfs=str(simulator.procfs), cgroup=str(simulator.cgroup)),
     )
-    tables = settings_as_dict(settings)
-    (folder / "config.toml").write_text(toml.dumps({name: tables[name] for name in ("server", "host")}))
+    (folder / "config.toml").write_text(render_settings(settings))
     return settings
 
 
@@ -140,40 +161,80 @@ def _seats(simulator: Simulator) -> list[Seat]:
     return seats
 
 
-def _compare(machine: Machine, before: list[Seat], after: list[Seat]) -> None:
+def _show(output_format: str, machine: Machine, before: list[Seat], after: list[Seat]) -> None:
+    """Both placements, instance by instance and node by node."""
+    instances = [
+        {
+            "name": old.name,
+            "vcpus": old.vcpus,
+            "server": {"nodes": str(old.nodes), "mean_distance": mean_distance(machine, old.nodes)},
+            "incus_numa": {
+                "nodes": str(new.nodes),
+                "mean_distance": mean_distance(machine, new.nodes),
+                "mems": new.mems or None,
+            },
+        }
+        for old, new in zip(before, after, strict=True)
+    ]
+    old_load, new_load = _loads(machine, before), _loads(machine, after)
+    nodes = [{"node": node, "server": old_load[node], "incus_numa": new_load[node]} for node in old_load]
+    summary = {"server": _summary(machine, before), "incus_numa": _summary(machine, after)}
+    data = {"instances": instances, "nodes": nodes, "summary": summary}
+    output.emit(output_format, data, instances, lambda: _tables(instances, nodes, summary, len(after)))
+
+
+def _tables(instances: list[output.Row], nodes: list[output.Row], summary: dict[str, Any], count: int) -> None:
     output.print_table(
         [
             {
-                "instance": old.name,
-                "vcpus": old.vcpus,
-                "server's rule": str(old.nodes),
-                "distance ": mean_distance(machine, old.nodes),
-                "incus-numa": str(new.nodes),
-                "distance": mean_distance(machine, new.nodes),
-                "memory bound": new.mems or None,
+                "instance": row["name"],
+                "vcpus": row["vcpus"],
+                "server's rule": row["server"]["nodes"],
+                "distance ": row["server"]["mean_distance"],
+                "incus-numa": row["incus_numa"]["nodes"],
+                "distance": row["incus_numa"]["mean_distance"],
+                "memory bound": row["incus_numa"]["mems"],
             }
-            for old, new in zip(before, after, strict=True)
+            for row in instances
         ],
         title="Nodes of every instance, and the mean distance between them",
     )
-    old_load, new_load = _loads(machine, before), _loads(machine, after)
+    output.write("")
     output.print_table(
         [
-            {
-                "node": node,
-                "server's rule": old_load[node],
-                "": _bar(old_load[node]),
-                "incus-numa": new_load[node],
-                " ": _bar(new_load[node]),
-            }
-            for node in old_load
+            {"node": row["node"], "server's rule": row["server"], "": _bar(row["server"])}
+            | {"incus-numa": row["incus_numa"], " ": _bar(row["incus_numa"])}
+            for row in nodes
         ],
         title="Load of every node: committed vCPUs over CPUs",
     )
-    click.echo(f"busiest node     server's rule {max(old_load.values()):.2f}, incus-numa {max(new_load.values()):.2f}")
-    click.echo(f"idle nodes       server's rule {_idle(old_load)}, incus-numa {_idle(new_load)}")
-    click.echo(f"memory bound     server's rule {_bound(before)}, incus-numa {_bound(after)} of {len(after)} instances")
-    click.echo(f"record is true   server's rule {_true(before)}, incus-numa {_true(after)} of {len(after)} instances")
+    output.write("")
+    ours = summary["incus_numa"]
+    rows = [
+        {
+            "": name.replace("_", " "),
+            "server's rule": _said(value, name, count),
+            "incus-numa": _said(ours[name], name, count),
+        }
+        for name, value in summary["server"].items()
+    ]
+    output.print_table(rows)
+
+
+def _summary(machine: Machine, seats: list[Seat]) -> dict[str, Any]:
+    loads = _loads(machine, seats).values()
+    return {
+        "busiest_node": round(max(loads), 4),
+        "idle_nodes": sum(load == 0 for load in loads),
+        "memory_bound": sum(bool(seat.mems) for seat in seats),
+        "record_is_true": sum(NodeSet.parse(seat.recorded) == seat.nodes for seat in seats),
+    }
+
+
+def _said(value: float, name: str, count: int) -> str:
+    if name in ("memory_bound", "record_is_true"):
+        return f"{value} of {count}"
+    return f"{value:.2f}" if name == "busiest_node" else str(value)
 
 
 def _loads(machine: Machine, seats: list[Seat]) -> dict[int, float]:
@@ -190,21 +251,8 @@ def _bar(load: float) -> str:
     return "█" * round(load * 8)
 
 
-def _idle(loads: dict[int, float]) -> int:
-    return sum(load == 0 for load in loads.values())
-
-
-def _bound(seats: list[Seat]) -> int:
-    return sum(bool(seat.mems) for seat in seats)
-
-
-def _true(seats: list[Seat]) -> int:
-    return sum(NodeSet.parse(seat.recorded) == seat.nodes for seat in seats)
-
-
-def _invite(folder: Path) -> None:
+def _invitation(folder: Path) -> str:
     config = folder / "config.toml"
-    click.echo("\nStill running. In another terminal:")
-    for words in ("list", "explain db1", "check", "rebalance --dry-run"):
-        click.echo(f"  incus-numa {words} --config {config}")
-    click.echo("Ctrl-C ends it.")
+    commands = ("list", "explain db1", "check", "rebalance --dry-run")
+    lines = (f"  incus-numa {words} --config {config}" for words in commands)
+    return "\n".join(("\nStill running. In another terminal:", *lines, "Ctrl-C ends it."))

@@ -10,12 +10,13 @@ import click
 
 from incus_numa.applier.protocol import describe_change
 from incus_numa.cli import output
-from incus_numa.cli.main import EXIT_FAILED, EXIT_REFUSED
+from incus_numa.cli.main import EXIT_REFUSED
 from incus_numa.cli.options import common, formatted, load_settings, start_logging
-from incus_numa.cli.survey import Survey, survey
+from incus_numa.cli.survey import Survey, survey, whereabouts
 from incus_numa.cli.wiring import cgroup_files
 from incus_numa.daemon.observe import Seen
-from incus_numa.model.instance import InstanceKey
+from incus_numa.errors import ReportError
+from incus_numa.model.instance import Instance, InstanceKey, InstanceType
 from incus_numa.model.plan import Placement, Rejection
 from incus_numa.policy import scoring, steps
 from incus_numa.quantities import render_bytes
@@ -32,14 +33,13 @@ def command(config_file: Path | None, log_level: str, output_format: str, name: 
 
     Example: incus-numa explain db
     """
-    start_logging("warning" if log_level == "info" else log_level)
+    start_logging(log_level)
     settings = load_settings(config_file)
     found = asyncio.run(survey(settings))
     key = InstanceKey(project, name)
-    seen = next((seen for seen in found.seen if seen.instance.key == key), None)
+    seen = found.get(key)
     if seen is None:
-        click.echo(f"Error: no running instance {name!r} in project {project!r}; see `incus-numa list`", err=True)
-        return EXIT_FAILED
+        raise ReportError(asyncio.run(whereabouts(settings, key)))
     facts = explain(found, seen, settings)
     output.emit(output_format, facts, [facts], lambda: _print(facts))
     return EXIT_REFUSED if isinstance(found.answer(key), Rejection) else 0
@@ -54,6 +54,7 @@ def explain(found: Survey, seen: Seen, settings: Settings) -> dict[str, Any]:
     return {
         "instance": instance.key.name,
         "project": instance.key.project,
+        "type": instance.type.value,
         "managed": instance.managed,
         "policy": instance.policy.value,
         "memory_binding": instance.memory.value,
@@ -66,7 +67,7 @@ def explain(found: Survey, seen: Seen, settings: Settings) -> dict[str, Any]:
         "memory_by_node": None if memory is None else {str(node): size for node, size in memory.items() if size},
         "state": found.state(seen),
         "decision": _decision(found, answer),
-        "why": _why(answer, managed=instance.managed),
+        "why": _why(answer, instance),
         "a_pass_would": [describe_change(step) for step in steps.diff_one(answer, observed)]
         if isinstance(answer, Placement)
         else [],
@@ -85,30 +86,55 @@ def _decision(found: Survey, answer: Placement | Rejection | None) -> dict[str, 
     }
 
 
-def _why(answer: Placement | Rejection | None, *, managed: bool) -> str:
+def _why(answer: Placement | Rejection | None, instance: Instance) -> str:
     if isinstance(answer, Placement):
         return answer.reason
     if isinstance(answer, Rejection):
         return f"refused, left as it is ({answer.reason.value}): {answer.detail}"
-    if managed:
-        return "not looked at"
+    if instance.type is InstanceType.VIRTUAL_MACHINE:
+        return "not managed: this version counts virtual machines as load and does not place them"
     return "not managed: set limits.cpu.nodes=balanced (LXD: user.limits.cpu.nodes=balanced) to have it placed"
 
 
 def _print(facts: dict[str, Any]) -> None:
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key}: {_shown(key, one, name)}" for key, one in value.items())
-        elif isinstance(value, list):
-            value = "; ".join(value) or "nothing"
-        elif name == "memory_bytes" and value is not None:
-            value = render_bytes(value)
-        click.echo(f"{name.replace('_', ' '):16} {'-' if value is None else value}")
+    """The same for people: one line for each question."""
+    project = "" if facts["project"] == "default" else f" in project {facts['project']}"
+    lines = [("instance", f"{facts['instance']} ({facts['type']}{project})"), ("state", facts["state"])]
+    lines += [("needs", _needs(facts)), ("has", _has(facts))]
+    if facts["memory_by_node"]:
+        amounts = (f"{render_bytes(size)} on node {node}" for node, size in facts["memory_by_node"].items())
+        lines.append(("memory", ", ".join(amounts)))
+    if facts["decision"]:
+        lines += [("decision", _decided(facts["decision"])), ("node load", _loads(facts["decision"]["node_load"]))]
+    lines.append(("why", facts["why"]))
+    if facts["managed"]:
+        lines.append(("a pass would", "; ".join(facts["a_pass_would"]) or "change nothing"))
+    output.write("\n".join(f"{name:13} {text}" for name, text in lines))
 
 
-def _shown(key: str, value: Any, name: str) -> str:
-    if name == "memory_by_node":
-        return render_bytes(value)
-    if isinstance(value, dict):
-        return " ".join(f"{node}={load:.2f}" for node, load in value.items() if load is not None)
-    return "-" if value is None else str(value)
+def _needs(facts: dict[str, Any]) -> str:
+    vcpus = "any number of CPUs" if facts["vcpus"] is None else _count(facts["vcpus"], "vCPU")
+    pinned = f" pinned to {facts['pinned_cpus']}" if facts["pinned_cpus"] else ""
+    memory = "unknown memory" if facts["memory_bytes"] is None else render_bytes(facts["memory_bytes"])
+    return f"{vcpus}{pinned}, {memory}; policy {facts['policy']}, memory binding {facts['memory_binding']}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _has(facts: dict[str, Any]) -> str:
+    mems = f"memory bound to {output.show_nodes(facts['has_mems'])}" if facts["has_mems"] else "memory not bound"
+    nodes = output.show_nodes(facts["has_nodes"]) if facts["has_nodes"] else "no nodes recorded"
+    return f"{nodes}, CPUs {facts['has_cpus'] or 'not limited'}, {mems}"
+
+
+def _decided(decision: dict[str, Any]) -> str:
+    mems = f"memory bound to {output.show_nodes(decision['mems'])}" if decision["mems"] else "memory not bound"
+    distance = decision["mean_distance"]
+    apart = "" if distance is None else f"; mean distance of its nodes {distance:.2f}"
+    return f"{output.show_nodes(decision['nodes'])}, CPUs {decision['cpus']}, {mems}{apart}"
+
+
+def _loads(loads: dict[str, float | None]) -> str:
+    return ", ".join(f"{node}: {'unknown' if load is None else f'{load:.2f}'}" for node, load in loads.items())

@@ -6,12 +6,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from incus_numa.cpuset import CpuSet
+from incus_numa.cli.output import show_nodes
+from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.daemon.observe import Seen
-from incus_numa.model.instance import Instance
+from incus_numa.model.instance import Instance, InstanceType
 from incus_numa.model.machine import Machine
+from incus_numa.model.plan import Plan, Reason
 from incus_numa.server import demand, quirks
 from incus_numa.server.protocol import Product, ServerInfo, ServerInstance
+
+
+NO_CGROUP = (
+    "its cgroup was not found or cannot be read, so its CPUs and memory cannot be set: expected a folder lxc.payload.NAME "
+    "with cpuset.cpus in the cgroup v2 hierarchy; is host.cgroup right?"
+)
 
 
 class Severity(Enum):
@@ -31,60 +39,104 @@ class Finding:
     text: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capacity:
+    """CPUs and nodes as the server counts them when it balances: isolated and offline CPUs, too."""
+
+    cpus: int
+    nodes: int
+
+
 def check_host(machine: Machine, cgroup_problems: Iterable[str], *, is_root: bool) -> list[Finding]:
     """The host: cgroups, permission, nodes, what sysfs does not tell."""
     found = [Finding(severity=Severity.WARNING, about="host", text=problem) for problem in cgroup_problems]
     if not is_root:
-        text = "not root: nothing can be applied; `plan`, `topology` and (with access to the socket) `list` work"
+        text = (
+            "not root: `daemon` and `rebalance` cannot set CPUs and memory of containers; `plan` and `topology` work, "
+            "`list`, `explain` and `check` do with access to the server's socket"
+        )
         found.append(Finding(severity=Severity.WARNING, about="host", text=text))
     if len(machine.nodes) < 2:
-        text = "this host has one NUMA node: CPUs are placed, memory is not bound"
+        text = "no NUMA: there is one node only; CPUs are placed, memory is not bound"
         found.append(Finding(severity=Severity.NOTE, about="host", text=text))
     found += [Finding(severity=Severity.NOTE, about="host", text=warning) for warning in machine.warnings]
     return found
 
 
-def check_instance(raw: ServerInstance, instance: Instance, info: ServerInfo, machine: Machine) -> list[Finding]:
+def check_instance(
+    raw: ServerInstance, instance: Instance, info: ServerInfo, machine: Machine, capacity: Capacity
+) -> list[Finding]:
     """One instance's keys, running or not."""
-    found = []
     about = str(raw.key)
+    found = []
+    crash = _crash(raw, info, capacity)
+    if crash is not None:
+        found.append(Finding(severity=Severity.DANGER, about=about, text=crash))
     if instance.problem is not None:
         key, what = instance.problem
-        text = f"{key}: {what}; it is refused until that is corrected"
+        text = f"{key}: {what}; it is left alone until that is corrected"
         found.append(Finding(severity=Severity.WARNING, about=about, text=text))
-    if instance.problem is None and _crashes(raw, instance, info, machine):
-        picked = quirks.nodes_picked(instance.demand.vcpus or 1, len(machine.cpus), len(machine.nodes))
-        text = (
-            f"starting it would crash this server ({info.product.value} {info.version}): limits.cpu="
-            f"{instance.demand.vcpus} with {demand.LIMIT_NODES}=balanced makes it pick {picked} "
-            f"of {len(machine.nodes)} nodes; lower limits.cpu to at most {len(machine.cpus)}, "
-            f"or unset {demand.LIMIT_NODES} and set {demand.OPT_IN_NODES}=balanced, which only incus-numa reads"
-        )
+    if raw.running and raw.type is InstanceType.CONTAINER and _limit(raw) is None:
+        text = "the server cannot read its limits.cpu, and so places the CPUs of no container any more: correct it"
         found.append(Finding(severity=Severity.DANGER, about=about, text=text))
-    if instance.problem is not None and instance.problem[0] == "limits.cpu" and raw.running:
-        text = "its limits.cpu stops the server's own CPU balancing for all containers"
+    strange = (demand.nodes_from(raw) or NodeSet()) - NodeSet(machine.node_by_id)
+    if strange:
+        text = f"its configuration names {show_nodes(strange)}, which this machine does not have"
         found.append(Finding(severity=Severity.WARNING, about=about, text=text))
     return found
 
 
 def check_placed(seen: Seen, actual: CpuSet | None, machine: Machine) -> list[Finding]:
-    """Whether the server's record of nodes tells the truth about the CPUs an instance really runs on."""
-    if actual is None or not seen.observed.nodes or not seen.instance.managed:
+    """A running container: is its cgroup there, and does the server's record of nodes tell the truth about its CPUs."""
+    instance, recorded = seen.instance, seen.observed.nodes
+    if not instance.managed:
         return []
-    nodes = machine.nodes_of(actual)
-    if nodes <= seen.observed.nodes:
+    if seen.observed.cpus is None:
+        return [Finding(severity=Severity.WARNING, about=str(instance.key), text=NO_CGROUP)]
+    nodes = machine.nodes_of(actual or CpuSet())
+    if not actual or not recorded or nodes == recorded:
         return []
     text = (
-        f"{demand.VOLATILE_NODES} says nodes {seen.observed.nodes}, but its CPUs {actual} are on nodes {nodes}; "
-        "`incus-numa rebalance` makes both agree"
+        f"the server's record is not true: it says {show_nodes(recorded)}, but its CPUs {actual} are on "
+        f"{show_nodes(nodes)}; `incus-numa rebalance` makes both agree"
     )
-    return [Finding(severity=Severity.WARNING, about=str(seen.instance.key), text=text)]
+    return [Finding(severity=Severity.WARNING, about=str(instance.key), text=text)]
 
 
-def _crashes(raw: ServerInstance, instance: Instance, info: ServerInfo, machine: Machine) -> bool:
+def check_plan(plan: Plan) -> list[Finding]:
+    """Running instances that a pass refuses, but those with a bad key, which were told already."""
+    return [
+        Finding(severity=Severity.WARNING, about=str(one.key), text=f"refused ({one.reason.value}): {one.detail}")
+        for one in plan.rejections
+        if one.reason is not Reason.BAD_KEY
+    ]
+
+
+def _crash(raw: ServerInstance, info: ServerInfo, capacity: Capacity) -> str | None:
+    """Why starting the instance would make this server panic, whatever else is wrong with its keys."""
     asks = raw.config.get(demand.LIMIT_NODES, "").strip() == demand.BALANCED
-    if info.product is not Product.INCUS or not asks or not quirks.panics_on_wide_balanced(info):
-        return False
-    vcpus = instance.demand.vcpus
-    nodes = len(machine.nodes)
-    return vcpus is not None and nodes > 0 and quirks.nodes_picked(vcpus, len(machine.cpus), nodes) > nodes
+    limit = _limit(raw)
+    if info.product is not Product.INCUS or not asks or limit is None or not quirks.panics_on_wide_balanced(info):
+        return None
+    vcpus = len(limit) if isinstance(limit, CpuSet) else limit
+    picked = quirks.nodes_picked(vcpus, capacity.cpus, capacity.nodes)
+    if picked <= capacity.nodes:
+        return None
+    most = max(1, capacity.cpus // max(1, capacity.nodes)) * capacity.nodes
+    return (
+        f"starting it would crash this server ({info.product.value} {info.version}): with limits.cpu={vcpus} and "
+        f"{demand.LIMIT_NODES}=balanced it picks {picked} nodes of {capacity.nodes}; lower limits.cpu to {most} or "
+        f"less, or unset {demand.LIMIT_NODES} and set {demand.OPT_IN_NODES}=balanced, which only incus-numa reads"
+    )
+
+
+def _limit(raw: ServerInstance) -> int | CpuSet | None:
+    """`limits.cpu`, 1 when unset, None when it cannot be read."""
+    text = raw.config.get("limits.cpu", "").strip()
+    if text.isdecimal():
+        # Too many for us to place is still a number to the server.
+        return int(text[:18])
+    try:
+        return demand.parse_cpu_limit(text) if text else 1
+    except ValueError:
+        return None

@@ -57,7 +57,7 @@ def group() -> None:
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 no server, 4 something was refused."""
     try:
-        code = group.main(standalone_mode=False) or 0
+        code = group.main(prog_name="incus-numa", standalone_mode=False) or 0
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except click.Abort:

@@ -61,9 +61,7 @@ def formatted(function: F) -> F:
 def start_logging(level: str) -> None:
     """Log to standard error; without the time where it is not a terminal, as the journal adds it."""
     time = "%(asctime)s " if sys.stderr.isatty() else ""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format=f"{time}%(levelname)s %(message)s", force=True
-    )
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=f"{time}%(levelname)s %(message)s", force=True)
     logging.getLogger("incus_numa").setLevel(level.upper())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import click
 import msgspec
 
+from incus_numa.cpuset import NodeSet
 from incus_numa.errors import ReportError
 from incus_numa.quantities import render_bytes
 
@@ -44,7 +46,7 @@ def write(text: str) -> None:
         raise
     except OSError as error:
         # What is still buffered would fail again, and be told again, when the interpreter ends.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         raise ReportError(f"cannot write to standard output: {error.strerror}") from error
 
 
@@ -84,9 +86,8 @@ def print_table(rows: Sequence[Row], *, title: str | None = None, empty: str = "
     headers = [name.strip().upper().replace("_", " ") for name in names]
     _fold_lists(headers, cells, console.width)
     right = [all(_is_number(row[name]) or row[name] is None for row in rows) for name in names]
-    with console.capture() as capture:
-        console.print(_table(headers, right, cells))
-    lines = capture.get().splitlines()
+    console.print(_table(headers, right, cells))
+    lines = console.file.getvalue().splitlines()
     write("\n".join(line.rstrip() for line in ([title] if title else []) + lines))
 
 
@@ -103,9 +104,12 @@ def _table(headers: Sequence[str], right: Sequence[bool], cells: Sequence[Sequen
 
 
 def _console() -> Any:
+    """Renders as for the standard output, into a text."""
     from rich.console import Console
 
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else _UNLIMITED, highlight=False)
+    if sys.stdout.isatty():
+        return Console(file=io.StringIO(), force_terminal=True, width=shutil.get_terminal_size().columns)
+    return Console(file=io.StringIO(), width=_UNLIMITED)
 
 
 def _fold_lists(headers: Sequence[str], cells: list[list[str]], width: int) -> None:
@@ -134,6 +138,11 @@ def fold_list(text: str, width: int) -> str:
 def show_bytes(size: int | None) -> str | None:
     """An amount for a table; None stays None."""
     return None if size is None else render_bytes(size)
+
+
+def show_nodes(nodes: NodeSet | str) -> str:
+    """`node 3` or `nodes 0-1`, for sentences."""
+    return f"node {nodes}" if str(nodes).isdecimal() else f"nodes {nodes}"
 
 
 def _is_number(value: Any) -> bool:

@@ -42,7 +42,7 @@ def command(
 ) -> int:
     """Decide where instances belong on a machine, both given as JSON files.
 
-    Example: incus-numa plan --machine machine.json --instances instances.json -f json
+    Example: incus-numa plan --machine m.json --instances i.json -f json
     """
     start_logging(log_level)
     if rebalance:

@@ -10,13 +10,15 @@ import click
 
 from incus_numa.applier.protocol import describe_change
 from incus_numa.cli import output
+from incus_numa.cli.findings import NO_CGROUP
 from incus_numa.cli.main import EXIT_FAILED, EXIT_REFUSED
-from incus_numa.cli.options import common, formatted, load_settings, start_logging
+from incus_numa.cli.options import common_with, formatted, load_settings, start_logging
 from incus_numa.cli.wiring import connect
+from incus_numa.model.instance import InstanceKey
 from incus_numa.model.plan import Outcome, PassReport
 from incus_numa.settings import Settings
 
-COLUMNS = ("project", "instance", "step", "result", "reason")
+COLUMNS = ("project", "instance", "step", "result", "reason", "detail")
 
 
 @click.command()
@@ -24,7 +26,7 @@ COLUMNS = ("project", "instance", "step", "result", "reason")
 @click.option("--project", default=None, help="Only instances of this project.")
 @click.option("--max-moves", type=click.IntRange(min=0), default=None, help="Move at most this many placed instances.")
 @formatted
-@common
+@common_with("error")
 def command(
     *,
     config_file: Path | None,
@@ -40,24 +42,50 @@ def command(
     """
     start_logging(log_level)
     settings = load_settings(config_file)
-    report = asyncio.run(_rebalance(settings, dry_run=dry_run, project=project, max_moves=max_moves))
+    report, troubles = asyncio.run(_rebalance(settings, dry_run=dry_run, project=project, max_moves=max_moves))
     found = rows(report)
     empty = "nothing to do" if project is None else f"nothing to do in project {project}"
     output.emit(output_format, found, found, lambda: _print(found, empty), columns=COLUMNS)
     for problem in (*report.problems, *report.plan.warnings):
         click.echo(f"Warning: {problem}", err=True)
-    return _exit_code(report)
+    for trouble in troubles:
+        click.echo(f"Error: {trouble}", err=True)
+    return EXIT_FAILED if troubles else _exit_code(report)
 
 
 def _print(found: list[output.Row], empty: str) -> None:
-    """The table, without the project where all instances are of the default one."""
-    columns = COLUMNS if any(row["project"] != "default" for row in found) else COLUMNS[1:]
-    output.print_table([{name: row[name] for name in columns} for row in found], empty=empty)
+    """For people: every instance with its reason, then its steps."""
+    if not found:
+        click.echo(empty, err=True)
+    about = None
+    for row in found:
+        key = InstanceKey(row["project"], row["instance"])
+        if row["step"] is None:
+            output.write(f"{key}: refused, left as it is ({row['reason']}): {row['detail']}")
+            continue
+        if key != about:
+            output.write(f"{key}: {row['reason']}")
+        about = key
+        detail = f": {row['detail']}" if row["detail"] else ""
+        output.write(f"  {row['result']:9} {row['step']}{detail}")
 
 
-async def _rebalance(settings: Settings, *, dry_run: bool, project: str | None, max_moves: int | None) -> PassReport:
+async def _rebalance(
+    settings: Settings, *, dry_run: bool, project: str | None, max_moves: int | None
+) -> tuple[PassReport, list[str]]:
+    """What the pass did, and a sentence for each instance that it did not bring to its place without a step failing."""
     async with connect(settings) as session:
-        return await session.reconciler(dry_run=dry_run).pass_over_everything(project=project, max_moves=max_moves)
+        reconciler = session.reconciler(dry_run=dry_run)
+        report = await reconciler.pass_over_everything(project=project, max_moves=max_moves)
+        told = {one.step.key for one in report.results if one.outcome not in (Outcome.DONE, Outcome.FORBIDDEN)}
+        troubles = []
+        for key in (one.key for one in report.plan.placements):
+            seen = session.world.get(key)
+            if seen is not None and seen.observed.cpus is None:
+                troubles.append(f"{key}: {NO_CGROUP}")
+            elif key not in told and not dry_run and reconciler.has_drifted(key):
+                troubles.append(f"{key} is not where it belongs: the server was busy with it or wrote, too; try again")
+        return report, troubles
 
 
 def rows(report: PassReport) -> list[output.Row]:
@@ -69,7 +97,8 @@ def rows(report: PassReport) -> list[output.Row]:
             "instance": result.step.key.name,
             "step": describe_change(result.step),
             "result": result.outcome.value,
-            "reason": result.detail or reasons.get(result.step.key, ""),
+            "reason": reasons.get(result.step.key, ""),
+            "detail": result.detail or None,
         }
         for result in report.results
     ]
@@ -79,7 +108,8 @@ def rows(report: PassReport) -> list[output.Row]:
             "instance": one.key.name,
             "step": None,
             "result": "refused",
-            "reason": f"{one.reason.value}: {one.detail}",
+            "reason": one.reason.value,
+            "detail": one.detail,
         }
         for one in report.plan.rejections
     ]

@@ -24,6 +24,11 @@ class Survey:
     snapshot: Snapshot
     plan: Plan
     load_now: Mapping[int, float]
+    problems: tuple[str, ...] = ()
+
+    def get(self, key: InstanceKey) -> Seen | None:
+        """One running instance, None if it does not run here."""
+        return next((one for one in self.seen if one.instance.key == key), None)
 
     def answer(self, key: InstanceKey) -> Placement | Rejection | None:
         """What a pass would decide about an instance; None if it is not managed."""
@@ -53,4 +58,21 @@ async def survey(settings: Settings) -> Survey:
             snapshot=snapshot,
             plan=plan,
             load_now=nothing.node_load,
+            problems=session.world.problems,
         )
+
+
+async def whereabouts(settings: Settings, key: InstanceKey) -> str:
+    """Why an instance was not seen running, as a sentence that says what to do. Raises UnreachableError."""
+    async with connect(settings) as session:
+        listing = await session.server.list_instances()
+    alike = [one for one in listing.instances if one.key.name == key.name]
+    for one in alike:
+        if one.key == key and one.running:
+            return f"{key.name} runs on cluster member {one.location}: ask incus-numa there"
+        if one.key == key:
+            return f"{key.name} does not run: it is placed when it starts"
+    if alike:
+        projects = ", ".join(sorted(one.key.project for one in alike))
+        return f"no instance {key.name} in project {key.project}, but in {projects}: say --project"
+    return f"no instance {key.name} in project {key.project}; `incus-numa list` shows those that run"

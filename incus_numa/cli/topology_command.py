@@ -38,6 +38,8 @@ def command(config_file: Path | None, log_level: str, output_format: str, snapsh
     if snapshot is None:
         machine = sysfs.read_machine(Path(settings.host.sysfs), Path(settings.host.procfs), name=_host_name())
     else:
+        if not snapshot.is_dir():
+            raise ConfigError((f"{snapshot}: no such directory; expected one that holds sys/ and proc/ of a machine",))
         if not (snapshot / "sys").is_dir() and not (snapshot / "proc").is_dir():
             raise ConfigError((f"{snapshot}: expected a directory that holds sys/ and proc/ of a machine",))
         machine = sysfs.read_machine(snapshot / "sys", snapshot / "proc", name=snapshot.name)

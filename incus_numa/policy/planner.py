@@ -54,7 +54,7 @@ def place_new(standing: Standing, snapshot: Snapshot) -> Plan:
     The same answer as `plan` of the whole snapshot with `only` these instances, for a fraction of the work: the
     snapshot needs to hold only them. `standing` does not change.
     """
-    desk = Desk(snapshot=snapshot, settings=settings, ledger=standing.ledger.fork(), empty=standing.empty)
+    desk = standing.open_desk(snapshot)
     judged = sorted((one for one in snapshot.instances if one.managed), key=lambda one: one.key)
     answers, free = _without_choice(desk, judged)
     for instance in free:

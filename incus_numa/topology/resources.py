@@ -65,13 +65,7 @@ def merge_resources(machine: Machine, resources: bytes) -> Machine:
     Raises ReportError if it is not such a document.
     """
     found = _decode(resources)
-    threads = [
-        thread
-        for socket in (found.cpu and found.cpu.sockets) or ()
-        for core in socket.cores or ()
-        for thread in core.threads or ()
-        if 0 <= thread.id < MAX_ID
-    ]
+    threads = _threads(found)
     memory = found.memory or _Memory()
     isolated = CpuSet(thread.id for thread in threads if thread.isolated)
     warnings = _check_threads(machine, threads, isolated) + _check_memory(machine, memory)
@@ -81,6 +75,25 @@ def merge_resources(machine: Machine, resources: bytes) -> Machine:
         isolated=machine.isolated or isolated,
         warnings=machine.warnings + warnings,
     )
+
+
+def count_cpus(resources: bytes) -> tuple[int, int]:
+    """How many CPUs and nodes with CPUs the server sees, isolated and offline ones too: what its own balancing counts.
+
+    0 where it lists none. Raises ReportError like `merge_resources`.
+    """
+    threads = _threads(_decode(resources))
+    return len({thread.id for thread in threads}), len({thread.numa_node for thread in threads})
+
+
+def _threads(found: _Resources) -> list[_Thread]:
+    return [
+        thread
+        for socket in (found.cpu and found.cpu.sockets) or ()
+        for core in socket.cores or ()
+        for thread in core.threads or ()
+        if 0 <= thread.id < MAX_ID
+    ]
 
 
 def _decode(resources: bytes) -> _Resources:

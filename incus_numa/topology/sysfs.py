@@ -36,6 +36,11 @@ def read_machine(sysfs: Path, procfs: Path | None = None, *, name: str = "") -> 
     )
 
 
+def read_present(sysfs: Path) -> CpuSet | None:
+    """All CPUs that are plugged in, online or not; None where the kernel does not list them."""
+    return KernelFiles(sysfs, "/sys").cpu_list(f"{CPU_DIR}/present") or None
+
+
 def _read_online(files: KernelFiles) -> CpuSet:
     """Online CPUs: the kernel's list, or where it is missing every CPU that has no `online` file saying 0."""
     listed = files.cpu_list(f"{CPU_DIR}/online")

@@ -331,3 +331,10 @@ def test_what_is_refused_is_refused_again_and_what_is_placed_stays() -> None:
     first = planner.plan(state, SETTINGS)
     second = planner.plan(replace(state, observed=settled(first)), SETTINGS)
     assert [one.key.name for one in first.placements] == [one.key.name for one in second.placements] == ["i0", "i2"]
+
+
+def test_cpus_are_chosen_by_name_whatever_the_order_of_the_list() -> None:
+    both = [instance("a", vcpus=1), instance("b", vcpus=1)]
+    seen = {one.key: replace(decided("0", ""), cpus=None) for one in both}
+    plans = [planner.plan(snapshot(machine(), *order, observed=seen), SETTINGS) for order in (both, both[::-1])]
+    assert [[str(one.cpus) for one in plan.placements] for plan in plans] == [["0", "2"], ["0", "2"]]
