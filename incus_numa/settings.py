@@ -6,6 +6,7 @@ problem at once. `render_settings` writes every key with its meaning, which is h
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -85,9 +86,9 @@ class Settings:
 def parse_settings(text: str) -> Settings:
     """Settings from TOML. Raises ConfigError naming every wrong key, its value and what is expected."""
     try:
-        tables = toml.loads(text)
-    except (toml.TomlDecodeError, IndexError, ValueError, TypeError, KeyError, AttributeError) as error:
-        # The library leaks its internal errors on some malformed texts, so they are caught by name here.
+        # The toml library takes `[1, 2` for `[1]` and leaks its own errors, so it only writes.
+        tables = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
         raise ConfigError((f"not TOML: {error}",)) from error
     problems: list[str] = []
     known = get_type_hints(Settings)
@@ -163,7 +164,7 @@ def _table(name: str, kind: Any, table: dict[str, Any], problems: list[str]) -> 
             continue
         try:
             values[one] = msgspec.convert(raw, hints[one])
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, OverflowError) as error:
             choices = get_args(hints[one]) if get_origin(hints[one]) is Literal else ()
             told = f"expected one of {', '.join(choices)}" if choices else str(error).replace("`", "")
             problems.append(f"{name}.{one} = {raw!r}: {told}")

@@ -64,6 +64,23 @@ def write_config(simulator: Simulator) -> Path:
     return path
 
 
+def config_file(folder: Path, text: str) -> Path:
+    """A configuration file with this text."""
+    path = folder / "config.toml"
+    path.write_text(text)
+    return path
+
+
+def server_config(folder: Path, path: str | Path) -> Path:
+    """A configuration that names a socket, on a host without a sysfs."""
+    return config_file(folder, f'[server]\nsocket = "{path}"\ntimeout_s = 2.0\n[host]\nsysfs = "{folder}/sys"\n')
+
+
+def is_clean(result: Result) -> bool:
+    """Nothing that looks like a bug of ours."""
+    return "Traceback" not in result.err and "bug" not in result.err
+
+
 @contextmanager
 def _logging_kept() -> Iterator[None]:
     """A command sets up logging for its process; other tests want it as it was."""

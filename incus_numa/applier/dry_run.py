@@ -14,3 +14,11 @@ class DryRunApplier:
     async def apply(self, target: Target, steps: Sequence[Step]) -> tuple[StepResult, ...]:
         """Every step, as something that would be done."""
         return tuple(StepResult(step=step, outcome=Outcome.WOULD_DO) for step in steps)
+
+    async def apply_together(self, work: Sequence[tuple[Target, Sequence[Step]]]) -> tuple[StepResult, ...]:
+        """Every step, as something that would be done."""
+        return tuple(StepResult(step=step, outcome=Outcome.WOULD_DO) for _, steps in work for step in steps)
+
+    async def release(self, target: Target, steps: Sequence[Step]) -> tuple[StepResult, ...]:
+        """Every step, as something that would be done."""
+        return await self.apply(target, steps)

@@ -45,18 +45,43 @@ class LiveApplier:
                 break
         return tuple(results)
 
+    async def apply_together(self, work: Sequence[tuple[Target, Sequence[Step]]]) -> tuple[StepResult, ...]:
+        """Results of all steps. CPUs are written in one thread; what moves memory takes its turn as always."""
+        quick = [(target, step) for target, steps in work for step in steps if isinstance(step, WriteCpus)]
+        slow = [(target, [step for step in steps if not isinstance(step, WriteCpus)]) for target, steps in work]
+        results: list[StepResult] = []
+        if quick:
+            try:
+                await self._in_thread(partial(self._write_all, quick, results))
+            except TimeoutError:
+                log.warning("cpusets of %d instances not written after %g s", len(quick), self.write_timeout_s)
+            for result in results:
+                _log(result)
+        for target, steps in slow:
+            results += await self.apply(target, steps) if steps else ()
+        return tuple(results)
+
+    def _write_all(self, writes: Sequence[tuple[Target, WriteCpus]], results: list[StepResult]) -> None:
+        for target, step in writes:
+            try:
+                if target.group is not None:
+                    self._cgroups.write_cpus(target.group, step.cpus)
+                results.append(StepResult(step=step, outcome=Outcome.DONE))
+            except (GoneError, RetryError, ReportError) as error:
+                results.append(_failure(step, error))
+
+    async def release(self, target: Target, steps: Sequence[Step]) -> tuple[StepResult, ...]:
+        """Results of the steps; the mark goes away when all of them worked."""
+        results = await self.apply(target, steps)
+        if target.group is not None and all(result.outcome is Outcome.DONE for result in results):
+            self._cgroups.unmark(target.group)
+        return results
+
     async def _try(self, target: Target, step: Step) -> StepResult:
         try:
             await self._apply_one(target, step)
-        except GoneError as error:
-            return StepResult(step=step, outcome=Outcome.GONE, detail=str(error))
-        except RetryError as error:
-            return StepResult(step=step, outcome=Outcome.BUSY, detail=str(error))
-        except ForbiddenKeyError as error:
-            # The cgroup can be set all the same, so the steps that follow are still tried.
-            return StepResult(step=step, outcome=Outcome.FORBIDDEN, detail=str(error))
-        except ReportError as error:
-            return StepResult(step=step, outcome=Outcome.FAILED, detail=str(error))
+        except (GoneError, RetryError, ReportError) as error:
+            return _failure(step, error)
         except TimeoutError:
             detail = f"not finished after {self.write_timeout_s:g} s; the kernel goes on by itself"
             return StepResult(step=step, outcome=Outcome.FAILED, detail=detail)
@@ -88,3 +113,17 @@ def _log(result: StepResult) -> None:
     log.log(
         level, "%s %s%s", describe(result.step), result.outcome.value, f": {result.detail}" if result.detail else ""
     )
+
+
+def _failure(step: Step, error: GoneError | RetryError | ReportError) -> StepResult:
+    """What an error means for an instance. Where the project forbids the record, the cgroup can be set all the same."""
+    match error:
+        case GoneError():
+            outcome = Outcome.GONE
+        case RetryError():
+            outcome = Outcome.BUSY
+        case ForbiddenKeyError():
+            outcome = Outcome.FORBIDDEN
+        case _:
+            outcome = Outcome.FAILED
+    return StepResult(step=step, outcome=outcome, detail=str(error))

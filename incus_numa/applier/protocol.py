@@ -33,6 +33,12 @@ class Applier(Protocol):
     async def apply(self, target: Target, steps: Sequence[Step]) -> tuple[StepResult, ...]:
         """Results of the steps that were tried. After BUSY the instance should be looked at again soon."""
 
+    async def apply_together(self, work: Sequence[tuple[Target, Sequence[Step]]]) -> tuple[StepResult, ...]:
+        """`apply` for many instances whose steps do not ask the server, all at once."""
+
+    async def release(self, target: Target, steps: Sequence[Step]) -> tuple[StepResult, ...]:
+        """Carry out the last steps of an instance that is no longer ours, then forget what was decided for it."""
+
 
 def describe(step: Step) -> str:
     """A step in one line, for logs."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import signal
 from pathlib import Path
 
 import click
@@ -17,7 +19,7 @@ from incus_numa.daemon.notify import Notifier
 from incus_numa.daemon.observe import World
 from incus_numa.daemon.reconciler import Reconciler
 from incus_numa.daemon.service import Service
-from incus_numa.errors import UnreachableError
+from incus_numa.errors import ConfigError, UnreachableError
 from incus_numa.server.http_server import HttpServer
 from incus_numa.server.sockets import find_socket
 from incus_numa.settings import Settings
@@ -43,7 +45,7 @@ def command(config_file: Path | None, log_level: str) -> None:
 async def serve(settings: Settings, config_file: Path | None) -> None:
     """Run until SIGTERM or SIGINT."""
     notifier = Notifier(os.environ)
-    path = await _wait_for_socket(settings, notifier)
+    path, settings = await _wait_for_socket(settings, config_file, notifier)
     cgroups = cgroup_files(settings)
     for problem in cgroups.check():
         log.warning("%s", problem)
@@ -68,17 +70,34 @@ async def serve(settings: Settings, config_file: Path | None) -> None:
     ).run()
 
 
-async def _wait_for_socket(settings: Settings, notifier: Notifier) -> str:
-    """The server's socket, waited for: at boot the server may come after us."""
-    said = False
+async def _wait_for_socket(settings: Settings, config_file: Path | None, notifier: Notifier) -> tuple[str, Settings]:
+    """The server's socket, waited for: at boot the server may come after us. SIGHUP reads the settings again."""
+    reload = asyncio.Event()
+    with contextlib.suppress(ValueError, RuntimeError):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.set)
+    said = ""
     while True:
         try:
-            return find_socket(settings.server.socket, os.environ).path
+            return find_socket(settings.server.socket, os.environ).path, settings
         except UnreachableError as error:
-            if not said:
+            if said != str(error):
+                said = str(error)
                 log.warning("%s; looking again every %g s", error, SEARCH_S)
                 notifier.ready()
                 notifier.status("waiting for a server")
-                said = True
-            notifier.alive()
-            await asyncio.sleep(SEARCH_S)
+        notifier.alive()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SEARCH_S):
+                await reload.wait()
+        if reload.is_set():
+            reload.clear()
+            settings = _reloaded(settings, config_file)
+
+
+def _reloaded(settings: Settings, config_file: Path | None) -> Settings:
+    """The settings as the file has them now; those we have if it is bad."""
+    try:
+        return load_settings(config_file)
+    except ConfigError as error:
+        log.error("settings not reloaded, the old ones stay: %s", "; ".join(error.problems))
+        return settings

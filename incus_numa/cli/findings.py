@@ -15,10 +15,9 @@ from incus_numa.model.plan import Plan, Reason
 from incus_numa.server import demand, quirks
 from incus_numa.server.protocol import Product, ServerInfo, ServerInstance
 
-
 NO_CGROUP = (
-    "its cgroup was not found or cannot be read, so its CPUs and memory cannot be set: expected a folder lxc.payload.NAME "
-    "with cpuset.cpus in the cgroup v2 hierarchy; is host.cgroup right?"
+    "its cgroup was not found or cannot be read, so its CPUs and memory cannot be set: expected a folder "
+    "lxc.payload.NAME with cpuset.cpus in the cgroup v2 hierarchy; is host.cgroup right?"
 )
 
 

@@ -10,13 +10,14 @@ import itertools
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import assert_never
 
-from incus_numa.cpuset import CpuSet, NodeSet
+from incus_numa.cpuset import CpuSet
 from incus_numa.errors import GoneError, ReportError
 from incus_numa.host.cgroup import CgroupFiles
 from incus_numa.model.instance import Instance, InstanceKey, InstanceType
 from incus_numa.model.machine import Machine
-from incus_numa.model.plan import Plan
+from incus_numa.model.plan import PatchNodes, Plan, Step, WriteCpus, WriteMems
 from incus_numa.model.snapshot import NOTHING, Decided, Observed, Snapshot
 from incus_numa.policy import planner
 from incus_numa.policy.desk import Standing
@@ -33,7 +34,7 @@ class Seen:
     """One running instance as last seen.
 
     `marked` is the decision that is kept on its cgroup, `etag` is None when it was seen in a listing, `turn` orders the
-    looks.
+    looks. `problem` says why its cgroup could not be read, None when it could.
     """
 
     instance: Instance
@@ -42,6 +43,7 @@ class Seen:
     marked: Decided | None
     etag: str | None
     turn: int
+    problem: str | None = None
 
 
 class World:
@@ -139,6 +141,10 @@ class World:
         """Keys of the managed running instances."""
         return tuple(self._managed)
 
+    def released(self) -> tuple[InstanceKey, ...]:
+        """Keys of the running instances that are no longer managed and still have what we decided for them."""
+        return tuple(key for key, seen in self._seen.items() if seen.marked is not None and not seen.instance.managed)
+
     def count(self) -> int:
         """How many instances run."""
         return len(self._seen)
@@ -213,11 +219,27 @@ class World:
         if seen is not None and seen.marked != decided:
             self._remember(key, replace(seen, marked=decided))
 
-    def note_nodes(self, key: InstanceKey, nodes: NodeSet) -> None:
-        """Note that the server's record was written, which ends the ETag."""
+    def note_released(self, key: InstanceKey) -> None:
+        """Note that no decision is kept on the cgroup any more."""
         seen = self._seen.get(key)
         if seen is not None:
-            self._remember(key, replace(seen, etag=None, observed=replace(seen.observed, nodes=nodes)))
+            self._remember(key, replace(seen, marked=None))
+
+    def note_done(self, step: Step) -> None:
+        """Note what a step changed. A written record ends the ETag."""
+        seen = self._seen.get(step.key)
+        if seen is None:
+            return
+        match step:
+            case PatchNodes():
+                now = replace(seen, etag=None, observed=replace(seen.observed, nodes=step.nodes))
+            case WriteCpus():
+                now = replace(seen, observed=replace(seen.observed, cpus=step.cpus))
+            case WriteMems():
+                now = replace(seen, observed=replace(seen.observed, mems=step.mems))
+            case _:
+                assert_never(step)
+        self._remember(step.key, now)
 
     async def _take(self, raw: ServerInstance, turn: int) -> Seen | None:
         """Remember an instance that runs on this member; forget it otherwise."""
@@ -226,20 +248,26 @@ class World:
             self.forget(raw.key)
             return None
         group = await self._group(raw) if raw.type is InstanceType.CONTAINER else None
-        observed, usage = self._observe(raw, group)
-        if usage is not None:
-            raw = replace(raw, memory_usage=usage)
+        observed, problem = self._observe(raw, group)
+        marked = observed.decided
+        if group is not None and problem is None and not raw.config.get("limits.memory"):
+            usage = self.cgroups.memory_usage(group)
+            raw = raw if usage is None else replace(raw, memory_usage=usage)
         instance = demand.instance_from(raw, self.machine, self._placement)
         if raw.type is InstanceType.VIRTUAL_MACHINE:
             # Threads of virtual machines are not handled yet: the server's own choice counts as load.
             instance = replace(instance, managed=False)
+        if not instance.managed:
+            # What was decided while it was managed says nothing about where it is now.
+            observed = replace(observed, decided=None)
         seen = Seen(
             instance=instance,
             observed=observed,
             group=group,
-            marked=observed.decided,
+            marked=marked,
             etag=raw.etag,
             turn=turn,
+            problem=problem,
         )
         self._remember(raw.key, seen)
         return seen
@@ -277,18 +305,18 @@ class World:
         except (GoneError, ReportError):
             return None
 
-    def _observe(self, raw: ServerInstance, group: Path | None) -> tuple[Observed, int | None]:
+    def _observe(self, raw: ServerInstance, group: Path | None) -> tuple[Observed, str | None]:
+        """What the instance has, and why its cgroup could not be read."""
         nodes = demand.nodes_from(raw)
         if group is None:
-            return replace(NOTHING, nodes=nodes), None
+            container = raw.type is InstanceType.CONTAINER
+            return replace(NOTHING, nodes=nodes), "it has no cgroup with cpuset files" if container else None
         try:
             state = self.cgroups.read(group)
         except (GoneError, ReportError) as error:
             log.debug("instance=%s cgroup not read: %s", raw.key, error)
-            return replace(NOTHING, nodes=nodes), None
-        usage = None if raw.config.get("limits.memory") else self.cgroups.memory_usage(group)
-        observed = Observed(nodes=nodes, cpus=state.cpus or CpuSet(), mems=state.mems, decided=state.decided)
-        return observed, usage
+            return replace(NOTHING, nodes=nodes), str(error)
+        return Observed(nodes=nodes, cpus=state.cpus or CpuSet(), mems=state.mems, decided=state.decided), None
 
 
 def _moved(before: Seen, now: Seen) -> bool:

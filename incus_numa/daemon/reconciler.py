@@ -13,10 +13,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from incus_numa.applier.protocol import Applier, Target
+from incus_numa.cpuset import NodeSet
 from incus_numa.daemon.observe import Seen, World
 from incus_numa.errors import RetryError
 from incus_numa.model.instance import InstanceKey
-from incus_numa.model.plan import Outcome, PassReport, PatchNodes, Placement, Plan, Step, StepResult
+from incus_numa.model.plan import Outcome, PassReport, PatchNodes, Placement, Plan, Step, StepResult, WriteMems
 from incus_numa.model.snapshot import Decided
 from incus_numa.policy import check, steps
 from incus_numa.server.retrying import retrying
@@ -76,9 +77,14 @@ class Reconciler:
             tasks = [
                 group.create_task(settle(placement), name=f"settle {placement.key}") for placement in plan.placements
             ]
+        let_go = [result for key in self.world.released() for result in await self._let_go(key)]
         self._forget_gone()
+        for placement in plan.placements:
+            seen = self.world.get(placement.key)
+            if seen is not None and seen.problem is not None:
+                self._said.once(placement.key, f"CPUs and memory not set, only the server's record: {seen.problem}")
         self._watch_rejections(plan, everything=True)
-        results = tuple(result for task in tasks for result in task.result())
+        results = tuple(result for task in tasks for result in task.result()) + tuple(let_go)
         return PassReport(plan=plan, results=results, problems=self.world.problems)
 
     async def pass_over(self, key: InstanceKey, *, starting: bool = False) -> PassReport:
@@ -97,19 +103,30 @@ class Reconciler:
                     self._said.once(key, f"not placed: {error}; the next pass tries again")
                 return PassReport(problems=(f"{key}: {error}",))
 
-    async def reassert(self, key: InstanceKey) -> PassReport:
-        """Write an instance's cpuset again after it was seen to have drifted. Asks the server nothing.
+    async def reassert(self, keys: Iterable[InstanceKey]) -> PassReport:
+        """Write the cpusets of instances again that were seen to have drifted. Asks the server nothing.
 
-        When it is rewritten once more at the same time, that is one more drift, which will be seen as well.
+        The server rewrites all cpusets at once, so they are put right together, in one go per step. When one is
+        rewritten once more at the same time, that is one more drift, which will be seen as well.
         """
-        placement = self._placements.get(key)
-        if placement is None or self._lock(key).locked():
-            return PassReport()
-        async with self._lock(key):
-            try:
-                return PassReport(results=await self._settle(placement))
-            except RetryError as error:
-                return PassReport(problems=(f"{key}: {error}",))
+        work: list[tuple[Target, tuple[Step, ...]]] = []
+        for key in keys:
+            placement, seen = self._placements.get(key), self.world.get(key)
+            if placement is None or seen is None or self._lock(key).locked():
+                continue
+            todo = self._steps(placement, seen)
+            if todo and not any(isinstance(step, PatchNodes) for step in todo):
+                # Not locked, so this does not wait.
+                await self._lock(key).acquire()
+                work.append((self._target(seen, mark=None), todo))
+        try:
+            results = await self._applier.apply_together(work)
+        finally:
+            for target, _ in work:
+                self._lock(target.key).release()
+        for result in results:
+            self._take_in(result.step.key, (result,))
+        return PassReport(results=results)
 
     def has_drifted(self, key: InstanceKey) -> bool:
         """Whether the cgroup differs from the placement. Reads the cgroup."""
@@ -125,6 +142,10 @@ class Reconciler:
         """Whether the instance has a placement of ours."""
         return key in self._placements
 
+    def forget_own_updates(self) -> None:
+        """The event stream was cut: echoes of our writes were lost, and what comes now is someone else's."""
+        self._own_updates.clear()
+
     def forget_refusals(self) -> None:
         """Try again what the server refused, and say again what is wrong: settings may have changed."""
         self._forbidden.clear()
@@ -138,8 +159,7 @@ class Reconciler:
                 raise RetryError("it was started, but the server does not show it running yet")
             return PassReport()
         if not seen.instance.managed:
-            self._placements.pop(key, None)
-            return PassReport()
+            return PassReport(results=await self._let_go(key))
         plan = self._decide(frozenset((key,)))
         self._watch_rejections(plan, everything=False)
         results = [result for placement in plan.placements for result in await self._settle(placement)]
@@ -188,23 +208,37 @@ class Reconciler:
             seen = await self.world.look_at(key)
             self.world.decide(key, decided)
             todo = self._steps(placement, seen) if seen is not None else ()
-        if seen is None or not (todo or self._lacks_mark(seen, decided)):
+        if seen is None or not seen.instance.managed or not (todo or self._lacks_mark(seen, decided)):
             return ()
         if any(isinstance(step, PatchNodes) for step in todo):
             self._own_updates[key] = time.monotonic() + _OWN_EVENT_S
-        target = Target(
-            key=key,
-            group=seen.group,
-            nodes_key=self.world.nodes_key,
-            etag=seen.etag,
-            mark=None if seen.marked == decided else decided,
-        )
+        target = self._target(seen, mark=None if seen.marked == decided else decided)
         results = await self._applier.apply(target, todo)
         self.world.note_mark(key, decided)
         self._take_in(key, results)
         if results and results[-1].outcome is Outcome.BUSY:
             raise RetryError(results[-1].detail)
         return results
+
+    async def _let_go(self, key: InstanceKey) -> tuple[StepResult, ...]:
+        """Unbind the memory of an instance that is no longer managed: the server spreads its CPUs as before."""
+        self._placements.pop(key, None)
+        seen = self.world.get(key)
+        if seen is None or seen.instance.managed or seen.marked is None:
+            return ()
+        bound = seen.observed.mems
+        todo = (WriteMems(key=key, mems=NodeSet(), before=bound),) if bound and bound <= seen.marked.nodes else ()
+        target = self._target(seen, mark=None)
+        results = await self._applier.release(target, todo)
+        if all(result.outcome is Outcome.DONE for result in results):
+            self.world.note_released(key)
+        self._take_in(key, results)
+        return results
+
+    def _target(self, seen: Seen, *, mark: Decided | None) -> Target:
+        return Target(
+            key=seen.instance.key, group=seen.group, nodes_key=self.world.nodes_key, etag=seen.etag, mark=mark
+        )
 
     def _lacks_mark(self, seen: Seen, decided: Decided) -> bool:
         """Whether the decision is not on the cgroup yet: another daemon would take what is there as the server's."""
@@ -213,12 +247,10 @@ class Reconciler:
     def _take_in(self, key: InstanceKey, results: Iterable[StepResult]) -> None:
         """Remember what the steps changed, and say once what could not be done."""
         for result in results:
-            step = result.step
-            if isinstance(step, PatchNodes):
-                if result.outcome is Outcome.DONE:
-                    self.world.note_nodes(key, step.nodes)
-                else:
-                    self._own_updates.pop(key, None)
+            if result.outcome is Outcome.DONE:
+                self.world.note_done(result.step)
+            elif isinstance(result.step, PatchNodes):
+                self._own_updates.pop(key, None)
             if result.outcome is Outcome.FORBIDDEN:
                 self._forbidden.add(key)
                 self._said.once(
@@ -226,7 +258,8 @@ class Reconciler:
                 )
             elif result.outcome is Outcome.FAILED:
                 self._said.once(key, f"step failed: {result.detail}")
-        self.world.look_at_cgroup(key)
+        if any(result.outcome is not Outcome.DONE for result in results):
+            self.world.look_at_cgroup(key)
 
     def _steps(self, placement: Placement, seen: Seen) -> tuple[Step, ...]:
         todo = steps.diff_one(placement, seen.observed)
@@ -236,6 +269,9 @@ class Reconciler:
 
     def _watch_rejections(self, plan: Plan, *, everything: bool) -> None:
         judged = {placement.key for placement in plan.placements}
+        for key in judged & self.rejected:
+            # It was refused and is not any more: should it be refused again, that is news.
+            self._said.lines.pop(key, None)
         now = {rejection.key for rejection in plan.rejections}
         kept = frozenset() if everything else self.rejected - judged
         self.rejected = frozenset(kept | now)
@@ -250,6 +286,8 @@ class Reconciler:
         managed = set(self.world.managed())
         for key in [key for key in self._placements if key not in managed]:
             del self._placements[key]
+        self.rejected &= managed
+        self._own_updates = {key: until for key, until in self._own_updates.items() if key in managed}
         for key in [key for key in self._said.lines if self.world.get(key) is None]:
             del self._said.lines[key]
         for key in [key for key, lock in self._locks.items() if key not in managed and not lock.locked()]:

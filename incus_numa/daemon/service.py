@@ -30,6 +30,12 @@ START_LEAD_S = 0.02
 MACHINE_S = 5.0
 """How often the online CPUs and nodes are compared: the server sends no event when they change."""
 
+STOP_S = 1.0
+"""How long passes that are under way may still take when the service is stopped."""
+
+TOGETHER = 25
+"""Cpusets that are compared, and written where needed, in one go."""
+
 PARALLEL = 32
 """Instances looked at at a time."""
 
@@ -57,10 +63,13 @@ class Service:
         self._verify_wake = asyncio.Event()
         self._watch = CpusetWatch()
         self._stopping = asyncio.Event()
+        self._reloaded = asyncio.Event()
         self._running: dict[InstanceKey, bool] = {}
         self._again: dict[InstanceKey, bool] = {}
         self._full_pass: asyncio.Task[None] | None = None
         self._full_again = False
+        self._passes: set[asyncio.Task[None]] = set()
+        self._problems: frozenset[str] = frozenset()
         self._gate = asyncio.Semaphore(PARALLEL)
         self._connected = False
 
@@ -80,6 +89,7 @@ class Service:
                 self._notifier.stopping()
                 for task in tasks:
                     task.cancel()
+                await self._end_passes()
         finally:
             self._watch.close()
             await self._server.close()
@@ -87,6 +97,19 @@ class Service:
     def stop(self) -> None:
         """End soon, finishing the writes that are under way."""
         self._stopping.set()
+
+    async def _end_passes(self) -> None:
+        """Wait for the writes that are under way, and cut what waits for the server: every prefix of steps is legal."""
+        if self._passes:
+            _, late = await asyncio.wait(self._passes, timeout=STOP_S)
+            for task in late:
+                task.cancel()
+
+    def _begin(self, group: asyncio.TaskGroup, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = group.create_task(work, name=name)
+        self._passes.add(task)
+        task.add_done_callback(self._passes.discard)
+        return task
 
     def reload(self) -> None:
         """Read the settings again; bad ones are refused with the reason and the old ones stay."""
@@ -96,9 +119,10 @@ class Service:
         except ConfigError as error:
             log.error("settings not reloaded, the old ones stay: %s", "; ".join(error.problems))
         else:
-            if (settings.server, settings.host) != (self._settings.server, self._settings.host):
-                log.warning("changes of [server] and [host] need a restart")
+            if _fixed(settings) != _fixed(self._settings):
+                log.warning("changes of [server], [host] and daemon.write_timeout_s need a restart")
             self._settings = settings
+            self._reloaded.set()
             self._world.use_placement(settings.placement)
             self._verification.delays_s = tuple(sorted(settings.daemon.verify_s))
             self._reconciler.forget_refusals()
@@ -133,6 +157,7 @@ class Service:
         except IncusNumaError as error:
             log.warning("the server's description was not read: %s", error)
         self._connected = True
+        self._reconciler.forget_own_updates()
         self._triggers.look_at_everything()
 
     def _take_event(self, event: Event) -> None:
@@ -157,9 +182,13 @@ class Service:
 
     async def _resync(self) -> None:
         while True:
-            await asyncio.sleep(self._settings.daemon.resync_s)
-            if self._connected:
-                self._triggers.look_at_everything()
+            self._reloaded.clear()
+            try:
+                async with asyncio.timeout(self._settings.daemon.resync_s):
+                    await self._reloaded.wait()
+            except TimeoutError:
+                if self._connected:
+                    self._triggers.look_at_everything()
 
     async def _verify(self) -> None:
         """Read the cpusets of all managed instances some time after an event that makes the server rewrite them."""
@@ -194,7 +223,7 @@ class Service:
         while True:
             work = await self._triggers.next()
             if work.everything and self._full_pass is None:
-                self._full_pass = group.create_task(self._pass_over_everything(), name="pass over everything")
+                self._full_pass = self._begin(group, self._pass_over_everything(), "pass over everything")
             elif work.everything:
                 self._full_again = True
             for key, starting in work.instances:
@@ -202,7 +231,7 @@ class Service:
                     self._again[key] = starting or self._again.get(key, False)
                 else:
                     self._running[key] = starting
-                    group.create_task(self._pass_over(key, starting=starting), name=f"pass {key}")
+                    self._begin(group, self._pass_over(key, starting=starting), f"pass {key}")
             if work.drifted and not self._check_machine():
                 await self._reassert(group, work.drifted)
 
@@ -217,7 +246,9 @@ class Service:
     async def _look_over_everything(self) -> None:
         report = await self._reconciler.pass_over_everything()
         for problem in report.problems:
-            log.warning("%s", problem)
+            if problem not in self._problems:
+                log.warning("%s", problem)
+        self._problems = frozenset(report.problems)
         for key in self._world.managed():
             self._watch_group(key)
         self._say_status()
@@ -237,14 +268,13 @@ class Service:
                 self._triggers.look_at(key, starting=again)
 
     async def _reassert(self, group: asyncio.TaskGroup, keys: tuple[InstanceKey, ...]) -> None:
-        for count, key in enumerate(keys):
-            if not self._reconciler.is_placed(key) or key in self._running:
-                continue
-            if self._reconciler.has_drifted(key):
-                group.create_task(self._guarded(self._reconciler.reassert(key)), name=f"reassert {key}")
-            if count % 25 == 24:
-                # Let starts go first: a sweep over a thousand instances must not hold them up.
-                await asyncio.sleep(0)
+        for first in range(0, len(keys), TOGETHER):
+            chunk = [key for key in keys[first : first + TOGETHER] if key not in self._running]
+            drifted = [key for key in chunk if self._reconciler.has_drifted(key)]
+            if drifted:
+                self._begin(group, self._guarded(self._reconciler.reassert(drifted)), "reassert")
+            # Let starts go first: a sweep over a thousand instances must not hold them up.
+            await asyncio.sleep(0)
 
     async def _guarded(self, work: Coroutine[Any, Any, object]) -> None:
         """Run one pass. Whatever goes wrong in it, the service goes on and the next pass sees what is there."""
@@ -261,11 +291,15 @@ class Service:
     def _watch_group(self, key: InstanceKey) -> None:
         seen = self._world.get(key)
         if seen is not None and seen.group is not None and seen.instance.managed:
-            self._watch.add(key, seen.group)
+            if self._watch.add(key, seen.group):
+                # Whoever wrote it before it was watched was not seen.
+                self._triggers.look_at_cgroup(key)
         else:
             self._watch.remove(key)
 
     def _say_status(self) -> None:
+        if self._stopping.is_set():
+            return
         managed, refused = len(self._world.managed()), len(self._reconciler.rejected)
         running, nodes = self._world.count(), len(self._world.machine.nodes)
         text = f"{managed} of {running} running instances managed on {nodes} nodes"
@@ -275,3 +309,8 @@ class Service:
         while True:
             self._notifier.alive()
             await asyncio.sleep(interval_s)
+
+
+def _fixed(settings: Settings) -> tuple[object, ...]:
+    """What cannot be changed while the service runs."""
+    return settings.server, settings.host, settings.daemon.write_timeout_s

@@ -21,18 +21,19 @@ class CpusetWatch:
 
     def __init__(self) -> None:
         self._inotify = Inotify()
-        self._watches: dict[InstanceKey, tuple[Path, Watch]] = {}
+        self._watches: dict[InstanceKey, tuple[int, Watch]] = {}
         self._keys: dict[int, InstanceKey] = {}
         self._full = False
 
-    def add(self, key: InstanceKey, group: Path) -> None:
-        """Watch an instance's group; a second call with the same group does nothing."""
+    def add(self, key: InstanceKey, group: Path) -> bool:
+        """Watch an instance's group; says whether it was not watched before."""
         known = self._watches.get(key)
-        if known is not None:
-            if known[0] == group:
-                return
-            self.remove(key)
         try:
+            # A container that was started again has another group under the same name.
+            identity = (group / "cpuset.cpus").stat().st_ino
+            if known is not None and known[0] == identity:
+                return False
+            self.remove(key)
             watch = self._inotify.add_watch(group / "cpuset.cpus", Mask.CLOSE_WRITE)
         except OSError as error:
             if not self._full and not isinstance(error, FileNotFoundError):
@@ -43,9 +44,10 @@ class CpusetWatch:
                     error,
                 )
                 self._full = True
-            return
-        self._watches[key] = (group, watch)
+            return False
+        self._watches[key] = (identity, watch)
         self._keys[watch.wd] = key
+        return True
 
     def remove(self, key: InstanceKey) -> None:
         """Stop watching an instance; nothing happens if it is not watched."""

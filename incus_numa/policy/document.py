@@ -34,7 +34,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     group: str | None = None
     avoid: list[str] = msgspec.field(default_factory=list)
     device_nodes: list[int] = msgspec.field(default_factory=list)
-    load_cpus: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    load_cpus: Annotated[float, msgspec.Meta(ge=0, le=1 << 20)] | None = None
     nodes: str | None = None
     cpus: str | None = None
     pinned_cpus: str | None = None
@@ -48,7 +48,7 @@ def parse_snapshot(text: bytes, machine: Machine, memory: MemoryMode) -> Snapsho
     """
     try:
         raws = msgspec.json.decode(text, type=list[msgspec.Raw])
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise ConfigError((f"instances: expected a JSON list of instances: {error}",)) from error
     problems: list[str] = []
     instances: dict[InstanceKey, Instance] = {}
@@ -62,7 +62,7 @@ def parse_snapshot(text: bytes, machine: Machine, memory: MemoryMode) -> Snapsho
                 raise ValueError(f"{key} is there twice; names must be unique in a project")
             instances[key] = _instance(entry, key, memory, machine)
             observed[key] = _observed(entry, machine)
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             problems.append(f"instances[{index}]: {error}")
             continue
         if entry.load_cpus is not None:

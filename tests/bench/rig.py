@@ -25,8 +25,15 @@ TICKS = os.sysconf("SC_CLK_TCK")
 class Rig:
     """What a benchmark needs of the two processes."""
 
-    def __init__(self, session: aiohttp.ClientSession, daemon: subprocess.Popen[bytes], config: Path) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        daemon: subprocess.Popen[bytes],
+        simulator: subprocess.Popen[bytes],
+        config: Path,
+    ) -> None:
         self._session = session
+        self.simulator = simulator
         self.daemon = daemon
         self.config = config
 
@@ -63,9 +70,10 @@ class Rig:
                 raise RuntimeError("the daemon did not place everything in time")
             await asyncio.sleep(0.2)
 
-    def cpu_s(self) -> float:
-        """CPU time of the daemon so far."""
-        fields = Path(f"/proc/{self.daemon.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    def cpu_s(self, process: subprocess.Popen[bytes] | None = None) -> float:
+        """CPU time of the daemon (or of another process) so far."""
+        pid = (process or self.daemon).pid
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / TICKS
 
     def rss_mib(self) -> float:
@@ -93,7 +101,7 @@ async def rig(folder: Path, *, options: dict[str, Any], daemon: str = "") -> Asy
     connector = aiohttp.UnixConnector(path=paths["socket_path"], limit=200)
     try:
         async with aiohttp.ClientSession(connector=connector) as session:
-            yield Rig(session, process, config), paths
+            yield Rig(session, process, simulator, config), paths
     finally:
         for one in (process, simulator):
             one.send_signal(signal.SIGTERM)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -42,7 +43,6 @@ BALANCED = "balanced"
 
 _PATIENCE_S = 20.0
 _LOOK_S = 0.003
-_WRITES = frozenset({"cpuset.cpus", "cpuset.mems", "patch"})
 
 Meddling = Callable[[InstanceKey], Awaitable[None]]
 
@@ -136,7 +136,7 @@ class Daemon:
 class Wish:
     """How a rig's daemon is set up."""
 
-    settings: Settings = Settings(daemon=EVENTS_ONLY)
+    settings: Settings = field(default_factory=lambda: Settings(daemon=EVENTS_ONLY))
     heartbeat_s: float = 10.0
     environ: Mapping[str, str] | None = None
 
@@ -150,9 +150,7 @@ class Rig:
         self.settings = replace(
             wish.settings,
             server=ServerSettings(socket=str(simulator.socket_path)),
-            host=HostSettings(
-                sysfs=str(simulator.sysfs), procfs=str(simulator.procfs), cgroup=str(simulator.cgroup)
-            ),
+            host=HostSettings(sysfs=str(simulator.sysfs), procfs=str(simulator.procfs), cgroup=str(simulator.cgroup)),
         )
         self.load_settings: Callable[[], Settings] = lambda: self.settings
         self._wish = wish
@@ -256,15 +254,19 @@ class Rig:
         return self.path(key, "cpuset.cpus").exists()
 
     def writes(self, *keys: InstanceKey) -> list[tuple[InstanceKey, str, str]]:
-        """What anyone but the server wrote: cpusets and, through the API, keys."""
+        """What anyone but the server wrote: cpusets and, through the API, the record of the nodes."""
         self.simulator.settle()
-        marks = self.simulator.measurements.marks
-        return [(key, mark.what, mark.value) for key in keys for mark in marks.get(key, ()) if mark.what in _WRITES]
+        return [
+            (key, mark.what, mark.value)
+            for key in keys
+            for mark in self.simulator.measurements.marks.get(key, ())
+            if mark.what.startswith("cpuset.") or mark.value.startswith("volatile.cpu.nodes=")
+        ]
 
     def calls(self, call: str, key: InstanceKey | None = None) -> int:
         """Requests so far, of all or about one instance."""
         measured = self.simulator.measurements
-        return measured.calls[call] if key is None else measured.calls_by_instance.get(key, {}).get(call, 0)
+        return (measured.calls if key is None else measured.calls_by_instance.get(key, Counter()))[call]
 
     async def passes(self, count: int) -> None:
         """Return when so many looks at everything have begun and ended. Needs a short `resync_s`."""

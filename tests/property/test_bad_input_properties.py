@@ -6,6 +6,7 @@ import contextlib
 import json
 from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -46,7 +47,7 @@ likely = st.fixed_dictionaries(
         "pinned_cpus": st.sampled_from([None, "", "0", "99", "0-15"]),
         "policy": st.sampled_from(["balanced", "none", "best-effort", "restricted", "single-numa-node"]),
         "memory": st.sampled_from([None, "local", "bind", "none"]),
-        "load_cpus": st.floats(0, 1e308),
+        "load_cpus": st.floats(0, 1 << 20),
         "managed": st.booleans(),
     },
 )
@@ -114,6 +115,8 @@ TOML_PARTS = (
 @example("[placement]\nload_weight = inf\n")
 @example("a = " + "[" * 5000)
 @example("a = {" * 2000)
+@example("[daemon]\nresync_s = 1" + "0" * 400)
+@example("[daemon]\nresync_s = 1" + "0" * 5000)
 @example("x = [")
 @example('a."b')
 @example("[[placement]]\nsmt = 1")
@@ -123,10 +126,20 @@ def test_any_text_of_settings_is_read_or_refused(text: str) -> None:
     try:
         settings = parse_settings(text)
     except ConfigError as error:
-        assert error.problems
-        assert all(error.problems)
+        problems = error.problems
     else:
         assert isinstance(settings, Settings)
+        return
+    assert problems
+    assert all(problems)
+
+
+@pytest.mark.parametrize(
+    "text", ["[daemon]\nverify_s = [1, 2", "[placement]\nsmt = [", "[daemon\nresync_s = 1", "resync_s", "= 1"]
+)
+def test_half_a_file_is_not_taken_for_a_whole_one(text: str) -> None:
+    with pytest.raises(ConfigError, match="not TOML"):
+        parse_settings(text)
 
 
 @given(st.dictionaries(st.sampled_from(["server", "host", "placement", "daemon", "x"]), values, max_size=3))

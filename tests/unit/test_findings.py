@@ -87,7 +87,7 @@ def test_isolated_and_offline_cpus_count_for_the_server() -> None:
     ],
 )
 def test_servers_that_do_not_crash(info: ServerInfo) -> None:
-    assert [one for one in found({"limits.cpu": "64", "limits.cpu.nodes": "balanced"}, info=info)] == []
+    assert found({"limits.cpu": "64", "limits.cpu.nodes": "balanced"}, info=info) == []
 
 
 def test_a_limit_that_the_server_cannot_read_stops_its_balancing_whoever_manages_the_instance() -> None:
@@ -104,7 +104,8 @@ def test_nodes_that_the_machine_does_not_have() -> None:
 def seen(nodes: str, cpus: str | None, *, managed: bool = True) -> Seen:
     observed = Observed(nodes=NodeSet.parse(nodes) or None, cpus=None if cpus is None else CpuSet.parse(cpus))
     group = None if cpus is None else Path("/sys/fs/cgroup/lxc.payload.c1")
-    return Seen(instance=builders.instance("c1", managed=managed), observed=observed, group=group, etag=None, turn=1)
+    instance = builders.instance("c1", managed=managed)
+    return Seen(instance=instance, observed=observed, group=group, marked=None, etag=None, turn=1)
 
 
 @pytest.mark.parametrize(("nodes", "cpus"), [("0", "0-1"), ("0-1", "1-2"), ("", "0-7")])
