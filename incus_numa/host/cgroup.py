@@ -147,7 +147,7 @@ class CgroupFiles:
 
     def _read_mark(self, group: Path) -> Decided | None:
         try:
-            text = os.getxattr(group, MARK).decode()
+            text = os.getxattr(group, MARK).decode("utf-8", "replace")
         except OSError:
             if not self._marks:
                 return None

@@ -70,7 +70,12 @@ def keep(desk: Desk, instance: Instance) -> Placement:
         desk.ledger.release(instance.key)
         cpu_set = cpus.choose(desk.ledger, nodes, desk.wish(instance, nodes, cpu_set))
         desk.commit(instance, nodes, cpu_set)
-    return desk.placement(instance, nodes, cpu_set, f"kept: node{'s' if len(nodes) > 1 else ''} {nodes} still hold it")
+    return desk.placement(
+        instance,
+        nodes,
+        cpu_set,
+        f"kept: node{'s' if len(nodes) > 1 else ''} {nodes} still hold{'' if len(nodes) > 1 else 's'} it",
+    )
 
 
 def narrower(desk: Desk, instance: Instance, nodes: NodeSet) -> Candidate | None:

@@ -20,9 +20,16 @@ from incus_numa.policy.rooms import Rooms, bits
 
 
 def usable_cpus(machine: Machine, reserved: CpuSet) -> Mapping[int, CpuSet]:
-    """Usable CPUs of every node: online, not isolated, not reserved. Empty sets for nodes that hold memory only."""
-    barred = machine.isolated | reserved
-    return {node.id: (node.cpus & machine.online) - barred for node in machine.nodes}
+    """Usable CPUs of every node: online, not isolated, not reserved. Empty sets for nodes that hold memory only.
+
+    A CPU that a broken table gives to several nodes counts for the first, so that sums over nodes are true.
+    """
+    free = machine.online - machine.isolated - reserved
+    usable = {}
+    for node in machine.nodes:
+        usable[node.id] = node.cpus & free
+        free -= usable[node.id]
+    return usable
 
 
 class Commitment(NamedTuple):

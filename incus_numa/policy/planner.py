@@ -41,8 +41,7 @@ def plan(snapshot: Snapshot, settings: PlacementSettings, *, only: frozenset[Ins
     for instance in free:
         if instance.key in staying:
             answers[instance.key] = keeping.keep(desk, instance)
-    for instance in sorted(waiting, key=lambda one: _largest_first(desk, one)):
-        answers[instance.key] = _place(desk, instance)
+    answers |= _place_all(desk, waiting)
     _narrow(desk, free, answers)
     _spread_out(desk, [*waiting, *(one for one in free if one.key in staying)], answers)
     return _assemble(desk, answers, judged)
@@ -59,8 +58,7 @@ def place_new(standing: Standing, snapshot: Snapshot) -> Plan:
     answers, free = _without_choice(desk, judged)
     for instance in free:
         desk.ledger.release(instance.key)
-    for instance in sorted(free, key=lambda one: _largest_first(desk, one)):
-        answers[instance.key] = _place(desk, instance)
+    answers |= _place_all(desk, free)
     _narrow(desk, free, answers)
     return _assemble(desk, answers, judged)
 
@@ -76,6 +74,26 @@ def _without_choice(desk: Desk, judged: Iterable[Instance]) -> tuple[Answers, li
         else:
             free.append(instance)
     return answers, free
+
+
+def _place_all(desk: Desk, instances: Iterable[Instance]) -> Answers:
+    """Place instances that are not counted, the largest first.
+
+    One that is refused stays where it is, which the others must know: they are placed again with it counted there.
+    """
+    order = sorted(instances, key=lambda one: _largest_first(desk, one))
+    refused: Answers = {}
+    while True:
+        answers: Answers = {}
+        for instance in order:
+            answers[instance.key] = refused.get(instance.key) or _place(desk, instance)
+        found: Answers = {key: answer for key, answer in answers.items() if isinstance(answer, Rejection)}
+        if found.keys() == refused.keys():
+            return answers
+        refused = found
+        for instance in order:
+            if instance.key not in refused:
+                desk.ledger.release(instance.key)
 
 
 def _pinned(desk: Desk, instance: Instance) -> Placement:

@@ -27,7 +27,8 @@ one; what has a bound of its own is measured, not waited for."""
 class Seen:
     """One running container: its cgroup as the kernel shows it, and what the server recorded.
 
-    `cpus` is cpuset.cpus.effective, `written` cpuset.cpus, `mems` cpuset.mems (empty when memory is not bound);
+    `cpus` is cpuset.cpus.effective, `written` cpuset.cpus, `mems` cpuset.mems: empty when memory is not bound, which
+    the kernel shows as nothing or, once it has been bound, as all nodes, for it refuses to be given nothing again.
     `nodes` are the nodes of `cpus`. `recorded` is volatile.cpu.nodes.
     """
 
@@ -150,7 +151,7 @@ class Lab:
         return Seen(
             cpus=cpus,
             written=CpuSet.parse(written),
-            mems=NodeSet.parse(mems),
+            mems=NodeSet() if NodeSet.parse(mems) == NodeSet(self.layout.cpus) else NodeSet.parse(mems),
             nodes=self.layout.nodes_of(cpus),
             recorded=NodeSet.parse(recorded) if recorded else None,
         )

@@ -87,7 +87,7 @@ def test_a_restart_through_the_api_is_placed_again(lab: Lab) -> None:
 
 def test_a_reboot_from_inside_is_placed_again(lab: Lab) -> None:
     pid = lab.get_pid("pair")
-    lab.incus("exec", "pair", "--", "kill", "-TERM", "1")
+    lab.host.attempt("incus exec pair -- kill -TERM 1 </dev/null")
     lab.until(lambda: lab.get_pid("pair") not in (0, pid), "the container has rebooted")
     seen = lab.settle("pair", 2)
     assert seen.recorded == seen.mems == seen.nodes

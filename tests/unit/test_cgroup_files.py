@@ -1,4 +1,4 @@
-"""Payload cgroups as files: found by name or pid, read, written and verified; what is missing is said in one sentence."""
+"""Payload cgroups as files: found by name or pid, read, written and verified; what is missing is said."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from incus_numa.model.plan import Placement, Reason, Rejection
 from incus_numa.model.snapshot import Observed, Snapshot
 from incus_numa.policy import planner
 from incus_numa.settings import PlacementSettings
-from tests.builders import GIB, decided, instance, machine, settled, snapshot
+from tests.builders import GIB, decided, instance, load_machine, machine, settled, snapshot
 
 SETTINGS = PlacementSettings()
 
@@ -338,3 +338,32 @@ def test_cpus_are_chosen_by_name_whatever_the_order_of_the_list() -> None:
     seen = {one.key: replace(decided("0", ""), cpus=None) for one in both}
     plans = [planner.plan(snapshot(machine(), *order, observed=seen), SETTINGS) for order in (both, both[::-1])]
     assert [[str(one.cpus) for one in plan.placements] for plan in plans] == [["0", "2"], ["0", "2"]]
+
+
+def test_a_refused_instance_is_counted_where_it_runs_while_others_are_placed() -> None:
+    refused = instance("refused", vcpus=2, memory_bytes=1000 * GIB)
+    there = {refused.key: Observed(nodes=NodeSet([0]), cpus=CpuSet([0, 1]))}
+    plan = planner.plan(snapshot(machine(), refused, instance("x", vcpus=4), observed=there), SETTINGS)
+    assert [one.key.name for one in plan.rejections] == ["refused"]
+    assert [one.nodes for one in plan.placements] == [NodeSet([1])]
+    assert plan.node_load == {0: 0.5, 1: 1.0, 2: 0.0, 3: 0.0}
+
+
+def test_the_servers_own_cpus_are_kept_where_they_are_as_good() -> None:
+    mine = instance("x", vcpus=2)
+    there = {mine.key: Observed(nodes=NodeSet([2]), cpus=CpuSet([9, 11]))}
+    found = place(snapshot(machine(), mine, observed=there))
+    assert (found.nodes, found.cpus) == (NodeSet([2]), CpuSet([9, 11]))
+
+
+def test_the_servers_own_cpus_are_replaced_where_they_share_a_core_without_need() -> None:
+    mine = instance("x", vcpus=2)
+    there = {mine.key: Observed(nodes=NodeSet([2]), cpus=CpuSet([8, 9]))}
+    found = place(snapshot(machine(), mine, observed=there))
+    assert (found.nodes, found.cpus) == (NodeSet([2]), CpuSet([8, 10]))
+
+
+def test_a_cpu_that_a_broken_table_gives_to_several_nodes_counts_once() -> None:
+    overlapping = load_machine("overlapping-nodes")
+    found = place(snapshot(overlapping, instance("x", vcpus=14)))
+    assert len(found.cpus) == 14
