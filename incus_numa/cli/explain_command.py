@@ -68,7 +68,7 @@ def explain(found: Survey, seen: Seen, settings: Settings) -> dict[str, Any]:
         "state": found.state(seen),
         "decision": _decision(found, answer),
         "why": _why(answer, instance),
-        "a_pass_would": [describe_change(step) for step in steps.diff_one(answer, observed)]
+        "a_pass_would": [describe_change(step) for step in steps.diff_one(answer, observed, found.machine.memory_nodes)]
         if isinstance(answer, Placement)
         else [],
     }

@@ -42,7 +42,7 @@ class Survey:
             return "unmanaged"
         if isinstance(answer, Rejection):
             return f"refused: {answer.reason.value}"
-        return "differs" if steps.diff_one(answer, seen.observed) else "placed"
+        return "differs" if steps.diff_one(answer, seen.observed, self.machine.memory_nodes) else "placed"
 
 
 async def survey(settings: Settings) -> Survey:

@@ -262,7 +262,7 @@ class Reconciler:
             self.world.look_at_cgroup(key)
 
     def _steps(self, placement: Placement, seen: Seen) -> tuple[Step, ...]:
-        todo = steps.diff_one(placement, seen.observed)
+        todo = steps.diff_one(placement, seen.observed, self.world.machine.memory_nodes)
         if placement.key in self._forbidden:
             return tuple(step for step in todo if not isinstance(step, PatchNodes))
         return todo

@@ -122,9 +122,14 @@ class CgroupFiles:
         self._verify(CpuSet, group, "cpuset.cpus", cpus)
 
     def write_mems(self, group: Path, mems: NodeSet) -> None:
-        """Set `cpuset.mems`, which moves pages and can take long; empty unbinds. Raises as `write_cpus`."""
-        self._write(group / "cpuset.mems", str(mems))
-        self._verify(NodeSet, group, "cpuset.mems", mems)
+        """Set `cpuset.mems`, which moves pages and can take long. Raises as `write_cpus`.
+
+        An empty set unbinds: as the kernel refuses an empty set for a group with processes (ENOSPC), all nodes are
+        written then.
+        """
+        wanted = mems or self._parse(NodeSet, self._root, "cpuset.mems.effective")
+        self._write(group / "cpuset.mems", str(wanted))
+        self._verify(NodeSet, group, "cpuset.mems", wanted)
 
     def mark(self, group: Path, decided: Decided) -> None:
         """Keep a decision for as long as the cgroup lives. Raises GoneError."""

@@ -5,6 +5,7 @@ A write to `cpuset.cpus` gives IN_MODIFY, then IN_CLOSE_WRITE; the second is use
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,11 +18,11 @@ log = logging.getLogger(__name__)
 
 
 class CpusetWatch:
-    """Watches `cpuset.cpus` of the payload cgroups it is told about."""
+    """Watches `cpuset.cpus` and `cpuset.mems` of the payload cgroups it is told about."""
 
     def __init__(self) -> None:
         self._inotify = Inotify()
-        self._watches: dict[InstanceKey, tuple[int, Watch]] = {}
+        self._watches: dict[InstanceKey, tuple[int, tuple[Watch, ...]]] = {}
         self._keys: dict[int, InstanceKey] = {}
         self._full = False
 
@@ -34,7 +35,9 @@ class CpusetWatch:
             if known is not None and known[0] == identity:
                 return False
             self.remove(key)
-            watch = self._inotify.add_watch(group / "cpuset.cpus", Mask.CLOSE_WRITE)
+            watches = tuple(
+                self._inotify.add_watch(group / name, Mask.CLOSE_WRITE) for name in ("cpuset.cpus", "cpuset.mems")
+            )
         except OSError as error:
             if not self._full and not isinstance(error, FileNotFoundError):
                 log.warning(
@@ -45,21 +48,18 @@ class CpusetWatch:
                 )
                 self._full = True
             return False
-        self._watches[key] = (identity, watch)
-        self._keys[watch.wd] = key
+        self._watches[key] = (identity, watches)
+        self._keys.update({watch.wd: key for watch in watches})
         return True
 
     def remove(self, key: InstanceKey) -> None:
         """Stop watching an instance; nothing happens if it is not watched."""
-        known = self._watches.pop(key, None)
-        if known is None:
-            return
-        self._keys.pop(known[1].wd, None)
-        try:
-            self._inotify.rm_watch(known[1])
-        except OSError:
+        _, watches = self._watches.pop(key, (0, ()))
+        for watch in watches:
+            self._keys.pop(watch.wd, None)
             # The kernel drops the watch by itself when the cgroup is removed.
-            return
+            with contextlib.suppress(OSError):
+                self._inotify.rm_watch(watch)
 
     async def changes(self) -> AsyncIterator[InstanceKey]:
         """Instances whose cpuset was written by anyone, ourselves included. Runs until cancelled."""
@@ -67,9 +67,8 @@ class CpusetWatch:
             key = self._keys.get(event.watch.wd) if event.watch is not None else None
             if key is None:
                 continue
-            if event.watch is not None and event.mask & Mask.IGNORED:
-                self._watches.pop(key, None)
-                self._keys.pop(event.watch.wd, None)
+            if event.mask & Mask.IGNORED:
+                self.remove(key)
             else:
                 yield key
 

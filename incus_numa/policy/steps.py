@@ -15,29 +15,37 @@ def diff(plan: Plan, snapshot: Snapshot) -> tuple[Step, ...]:
     """Steps for all placements, in the order of the plan; those of one instance stand together and in order."""
     steps: list[Step] = []
     for placement in plan.placements:
-        steps.extend(diff_one(placement, snapshot.observed.get(placement.key, NOTHING)))
+        observed = snapshot.observed.get(placement.key, NOTHING)
+        steps.extend(diff_one(placement, observed, snapshot.machine.memory_nodes))
     return tuple(steps)
 
 
-def diff_one(placement: Placement, observed: Observed) -> tuple[Step, ...]:
-    """Steps for one placement. Without a cgroup (`cpus` and `mems` None) only the record is written."""
+def diff_one(placement: Placement, observed: Observed, memory_nodes: NodeSet) -> tuple[Step, ...]:
+    """Steps for one placement. Without a cgroup (`cpus` and `mems` None) only the record is written.
+
+    Memory that is bound to all of the machine's `memory_nodes` is not bound: the kernel does not take an empty set
+    for a group that has had one.
+    """
+    key = placement.key
     steps: list[Step] = []
     if observed.nodes != placement.nodes:
-        steps.append(PatchNodes(key=placement.key, nodes=placement.nodes, before=observed.nodes))
-    steps.extend(
-        WriteMems(key=placement.key, mems=mems, before=before) for mems, before in _widening(placement, observed)
-    )
+        steps.append(PatchNodes(key=key, nodes=placement.nodes, before=observed.nodes))
+    bound, wanted = _bound(observed.mems or NodeSet(), memory_nodes), _bound(placement.mems or NodeSet(), memory_nodes)
+    wide = _widened(bound, wanted)
+    if observed.mems is not None and wide != bound:
+        steps.append(WriteMems(key=key, mems=wide, before=observed.mems))
     if observed.cpus is not None and observed.cpus != placement.cpus:
-        steps.append(WriteCpus(key=placement.key, cpus=placement.cpus, before=observed.cpus))
-    wide = next((step.mems for step in steps if isinstance(step, WriteMems)), observed.mems)
-    wanted = placement.mems or NodeSet()
-    if wide is not None and wide != wanted:
-        steps.append(WriteMems(key=placement.key, mems=wanted, before=wide))
+        steps.append(WriteCpus(key=key, cpus=placement.cpus, before=observed.cpus))
+    if observed.mems is not None and wide != wanted:
+        steps.append(WriteMems(key=key, mems=wanted, before=observed.mems if wide == bound else wide))
     return tuple(steps)
 
 
-def _widening(placement: Placement, observed: Observed) -> list[tuple[NodeSet, NodeSet]]:
-    """A binding that must grow first, to the union of old and new nodes or to no binding, and what it was before."""
-    if not observed.mems or (placement.mems and placement.mems <= observed.mems):
-        return []
-    return [(observed.mems | placement.mems if placement.mems else NodeSet(), observed.mems)]
+def _bound(mems: NodeSet, memory_nodes: NodeSet) -> NodeSet:
+    """The nodes that memory is really bound to; empty when it may be anywhere."""
+    return NodeSet() if memory_nodes <= mems else mems
+
+
+def _widened(bound: NodeSet, wanted: NodeSet) -> NodeSet:
+    """What a binding must be while CPUs change: the union of old and new nodes; empty when either is not bound."""
+    return bound | wanted if bound and wanted else NodeSet()

@@ -135,7 +135,9 @@ class Kernel:
             self._on_write(key, file, text.strip())
 
     def _accept(self, group: Group, file: str, text: str) -> None:
-        """Apply what was written. Raises ValueError for what the kernel answers with EINVAL."""
+        """Apply what was written. Raises ValueError for what the kernel answers with EINVAL or ENOSPC."""
+        if not text.strip() and (group.cpus if file == CPUS else group.mems):
+            raise ValueError("a group with processes cannot go back to an empty set")
         if file == CPUS:
             cpus = CpuSet.parse(text)
             if not cpus <= CpuSet(cpu.id for cpu in self.machine.cpus):

@@ -235,9 +235,11 @@ class Rig:
     def seat(self, key: InstanceKey) -> Seat:
         """What the kernel and the server's record say of a running container."""
         record = self.simulator.incus.get(key).config
+        mems = NodeSet.parse(self.path(key, "cpuset.mems").read_text())
         return Seat(
             cpus=CpuSet.parse(self.path(key, "cpuset.cpus").read_text()),
-            mems=NodeSet.parse(self.path(key, "cpuset.mems").read_text()),
+            # Bound to every node is not bound: what unbinding leaves behind.
+            mems=NodeSet() if mems == self.simulator.machine.memory_nodes else mems,
             record=NodeSet.parse(record.get("volatile.cpu.nodes", "")),
         )
 
@@ -262,6 +264,17 @@ class Rig:
             for mark in self.simulator.measurements.marks.get(key, ())
             if mark.what.startswith("cpuset.") or mark.value.startswith("volatile.cpu.nodes=")
         ]
+
+    def touched(self, *keys: InstanceKey) -> dict[InstanceKey, tuple[int, int, int]]:
+        """What changes with every write, of an equal value as well: times of both cpuset files, number of PATCHes."""
+        return {
+            key: (
+                self.path(key, "cpuset.cpus").stat().st_mtime_ns,
+                self.path(key, "cpuset.mems").stat().st_mtime_ns,
+                self.calls("PATCH instance", key),
+            )
+            for key in keys
+        }
 
     def calls(self, call: str, key: InstanceKey | None = None) -> int:
         """Requests so far, of all or about one instance."""

@@ -137,6 +137,7 @@ async def test_restricted_project_is_told_once_over_many_passes() -> None:
         await r.passes(3)
         said = [str(key) for key in keys for _ in r.log.saying("forbid", f"instance={key} ")]
         assert sorted(said) == sorted(set(said))
+        assert max(r.calls("PATCH instance", key) for key in keys) <= 1
         assert {r.simulator.incus.get(key).config["volatile.cpu.nodes"] for key in keys} == {"0"}
 
 

@@ -72,11 +72,11 @@ async def test_panic_of_the_server_is_survived() -> None:
 
 
 async def test_memory_is_never_bound_on_a_host_with_one_node() -> None:
-    async with rig(machine=builders.machine(nodes=1, cpus_per_node=8)) as r:
+    async with rig(machine=builders.machine(nodes=1, cpus_per_node=8), wish=Wish(settings=Settings(daemon=BUSY))) as r:
         key = r.managed("c1", 2, user_numa_memory="bind")
         await r.start(key)
         await eventually(lambda: len(r.seat(key).cpus) == 2 and r.seat(key).record == NodeSet([0]))
-        await r.events_taken()
+        await r.passes(2)
         assert not [what for _, what, _ in r.writes(key) if what == "cpuset.mems"]
 
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from incus_numa.cpuset import NodeSet
+from incus_numa.settings import Settings
 from tests import builders
-from tests.contract.daemon_rig import QUICK, eventually, rig
+from tests.contract.daemon_rig import BUSY, QUICK, Wish, eventually, rig
 
 
 @pytest.mark.parametrize(("vcpus", "width"), [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2), (8, 2), (9, 3), (16, 4)])
@@ -35,8 +36,9 @@ async def test_memory_is_bound_to_a_single_node() -> None:
 
 
 async def test_memory_is_not_bound_to_several_nodes() -> None:
-    async with rig() as r:
+    async with rig(wish=Wish(settings=Settings(daemon=BUSY))) as r:
         key = await r.present("c1", 8)
+        await r.passes(2)
         assert r.seat(key).mems == NodeSet()
         assert [what for _, what, _ in r.writes(key) if what == "cpuset.mems"] == []
 

@@ -63,8 +63,18 @@ async def test_effective_cpus_follow_the_written_ones() -> None:
         assert h.cpus(key, "cpuset.cpus.effective") == h.simulator.machine.online
         h.path(key, "cpuset.cpus").write_text("2-3\n")
         await until(lambda: str(h.cpus(key, "cpuset.cpus.effective")) == "2-3")
-        h.path(key, "cpuset.cpus").write_text("\n")
-        await until(lambda: h.cpus(key, "cpuset.cpus.effective") == h.simulator.machine.online)
+
+
+async def test_a_running_group_cannot_go_back_to_an_empty_set() -> None:
+    async with host(CALM) as h:
+        key = h.simulator.create("c1")
+        await h.simulator.start(key)
+        for file, text in (("cpuset.cpus", "2-3"), ("cpuset.mems", "0")):
+            h.path(key, file).write_text(f"{text}\n")
+            h.simulator.settle()
+            h.path(key, file).write_text("\n")
+            h.simulator.settle()
+            assert h.path(key, file).read_text() == f"{text}\n"
 
 
 async def test_effective_cpus_leave_out_offline_ones() -> None:

@@ -99,8 +99,7 @@ class Lab:
 
     def create(self, name: str, project: str = "default", **config: str) -> None:
         """Create a container; `limits_cpu="2"` means `limits.cpu=2`."""
-        keys = [f"--config={key.replace('_', '.')}={value}" for key, value in config.items()]
-        self.incus("init", "tiny", name, "--quiet", f"--project={project}", *keys)
+        self.incus("init", "tiny", name, "--quiet", f"--project={project}", *_render_config(config))
 
     def start(self, name: str, project: str = "default") -> None:
         """Start a container; returns when the server says it runs."""
@@ -108,8 +107,7 @@ class Lab:
 
     def launch(self, name: str, project: str = "default", **config: str) -> None:
         """Create and start a container."""
-        self.create(name, project, **config)
-        self.start(name, project)
+        self.incus("launch", "tiny", name, "--quiet", f"--project={project}", *_render_config(config))
 
     def launch_balanced(self, name: str, vcpus: int, **config: str) -> None:
         """Create and start a managed container with that many vCPUs."""
@@ -132,8 +130,9 @@ class Lab:
         return _metadata(self.host.run(_render_get(f"/1.0/instances/{name}?project={project}")))
 
     def get_pid(self, name: str, project: str = "default") -> int:
-        """The container's init as the host's kernel counts it."""
-        return int(_metadata(self.host.run(_render_get(f"/1.0/instances/{name}/state?project={project}")))["pid"])
+        """The container's init as the host's kernel counts it; 0 while there is none."""
+        _, out, _ = self.host.attempt(f"cat {self.cgroup(name, project)}/cgroup.procs")
+        return min((int(one) for one in out.split()), default=0)
 
     def cgroup(self, name: str, project: str = "default") -> str:
         """The container's cgroup folder in the host."""
@@ -283,6 +282,10 @@ class Lab:
     def run_cli(self, *words: str) -> tuple[int, str, str]:
         """Exit code, stdout and stderr of an incus-numa command in the host."""
         return self.host.attempt(shlex.join(["incus-numa", *words]), timeout_s=120)
+
+
+def _render_config(config: dict[str, str]) -> list[str]:
+    return [f"--config={key.replace('_', '.')}={value}" for key, value in config.items()]
 
 
 def _render_get(path: str) -> str:

@@ -22,6 +22,7 @@ DECIDED = Decided(nodes=NodeSet([0, 2]), cpus=CpuSet([0, 1, 8]))
 def files(tmp_path: Path) -> CgroupFiles:
     (tmp_path / "cgroup").mkdir()
     (tmp_path / "cgroup/cgroup.controllers").write_text("cpuset cpu io memory pids\n")
+    (tmp_path / "cgroup/cpuset.mems.effective").write_text("0-3\n")
     return CgroupFiles(tmp_path / "cgroup", tmp_path / "proc")
 
 
@@ -129,12 +130,18 @@ def test_writing_to_a_removed_group_makes_no_files(files: CgroupFiles, tmp_path:
     assert not gone.exists()
 
 
-def test_sets_are_written_and_unbound(files: CgroupFiles, tmp_path: Path) -> None:
+def test_sets_are_written(files: CgroupFiles, tmp_path: Path) -> None:
     group = _group(tmp_path, cpus="7", mems="1")
     files.write_cpus(group, CpuSet([0, 1, 2, 9]))
     assert (group / "cpuset.cpus").read_text() == "0-2,9\n"
+    files.write_mems(group, NodeSet([2]))
+    assert (group / "cpuset.mems").read_text() == "2\n"
+
+
+def test_unbinding_writes_all_nodes_because_the_kernel_refuses_an_empty_set(files: CgroupFiles, tmp_path: Path) -> None:
+    group = _group(tmp_path, cpus="7", mems="1")
     files.write_mems(group, NodeSet())
-    assert (group / "cpuset.mems").read_text() == "\n"
+    assert (group / "cpuset.mems").read_text() == "0-3\n"
 
 
 def test_refused_write_is_reported_with_a_hint(files: CgroupFiles, tmp_path: Path) -> None:

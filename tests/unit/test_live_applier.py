@@ -151,10 +151,11 @@ async def test_decision_that_is_there_already_is_not_written_again(tmp_path: Pat
 async def test_release_carries_out_the_steps_and_forgets_the_decision(tmp_path: Path, group: Path) -> None:
     files = CgroupFiles(tmp_path, tmp_path)
     applier = LiveApplier(OneAnswer(), files, write_timeout_s=30.0)
+    (tmp_path / "cpuset.mems.effective").write_text("0-3\n")
     await applier.apply(_target(group), ALL)
     unbind = WriteMems(key=KEY, mems=NodeSet(), before=NodeSet([1]))
     assert _outcomes(await applier.release(_target(group, mark=None), (unbind,))) == [(unbind, Outcome.DONE)]
-    assert _texts(group) == ("4-5", "")
+    assert _texts(group) == ("4-5", "0-3")
     assert files.read(group).decided is None
 
 

@@ -12,6 +12,7 @@ from incus_numa.policy import steps
 from tests.builders import machine
 
 KEY = InstanceKey("default", "x")
+MEMORY_NODES = NodeSet(range(4))
 
 
 def placed(nodes: str, cpus: str, mems: str | None = None) -> Placement:
@@ -29,7 +30,7 @@ def seen(nodes: str, cpus: str, mems: str = "") -> Observed:
 
 def told(placement: Placement, observed: Observed) -> list[str]:
     found = []
-    for step in steps.diff_one(placement, observed):
+    for step in steps.diff_one(placement, observed, MEMORY_NODES):
         match step:
             case PatchNodes():
                 found.append(f"nodes {step.before}>{step.nodes}")
@@ -53,6 +54,9 @@ def told(placement: Placement, observed: Observed) -> list[str]:
         (placed("0-1", "0,4", "0-1"), seen("0", "0-1", "0"), ["nodes 0>0-1", "mems 0>0-1", "cpus 0-1>0,4"]),
         (placed("0-1", "0,4"), seen("0", "0-1", "0"), ["nodes 0>0-1", "mems 0>", "cpus 0-1>0,4"]),
         (placed("1", "4", "1"), seen("0", "0"), ["nodes 0>1", "cpus 0>4", "mems >1"]),
+        (placed("0-3", "0,4"), seen("0-3", "0,4", "0-3"), []),
+        (placed("0-3", "0,4", "0-3"), seen("0-3", "0,4"), []),
+        (placed("1", "4", "1"), seen("1", "4", "0-3"), ["mems 0-3>1"]),
     ],
 )
 def test_what_is_wrong_is_put_right_widening_first(
