@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import assert_never
 
 from incus_numa.cpuset import CpuSet
-from incus_numa.errors import GoneError, ReportError
+from incus_numa.errors import GoneError, ReportError, RetryError
 from incus_numa.host.cgroup import CgroupFiles
 from incus_numa.model.instance import Instance, InstanceKey, InstanceType
 from incus_numa.model.machine import Machine
@@ -302,7 +302,7 @@ class World:
     async def _pid(self, key: InstanceKey) -> int | None:
         try:
             return await self.server.get_pid(key)
-        except (GoneError, ReportError):
+        except (GoneError, ReportError, RetryError):
             return None
 
     def _observe(self, raw: ServerInstance, group: Path | None) -> tuple[Observed, str | None]:

@@ -18,7 +18,8 @@ from incus_numa.errors import (
     UnreachableError,
 )
 
-_BUSY = ("instance is busy", "matching non-reusable operation", "database is locked")
+# "invalid pid" is what a container's state says for a moment while it reboots.
+_BUSY = ("instance is busy", "matching non-reusable operation", "database is locked", "invalid pid")
 _FORBIDDEN = ("is forbidden", "low-level", "checking if instance update allowed", "unknown configuration key")
 _NOT_ALLOWED = (401, 403)
 _UNAVAILABLE = (429, 503)

@@ -32,9 +32,8 @@ def alone(request: pytest.FixtureRequest, lab: Lab, figures: Figures) -> Iterato
     lab.launch_balanced(name, vcpus)
     seen = lab.settle(name, vcpus)
     changes = [change for change in lab.read_changes(name, since) if change.cpus not in (None, "-")]
-    figures.say(
-        f"start of {vcpus} vCPUs, from the server's first cpuset to the last change", changes[-1].at_s - changes[0].at_s
-    )
+    took = changes[-1].at_s - changes[0].at_s if changes else 0.0
+    figures.say(f"start of {vcpus} vCPUs, from the server's first cpuset to the last change", took)
     yield Alone(name=name, vcpus=vcpus, seen=seen)
     lab.delete(name)
 

@@ -72,9 +72,10 @@ def test_a_service_comes_after_every_server_there_may_be(name: str) -> None:
 def test_a_service_starts_a_command_that_exists(name: str) -> None:
     _, program, command, *options = words(read_unit(name), "Service", "ExecStart")
     assert program == "incus-numa"
-    found = group.get_command(click.Context(group), command)
+    parent = click.Context(group, **group.context_settings)
+    found = group.get_command(parent, command)
     assert found is not None
-    found.make_context(command, list(options))
+    found.make_context(command, list(options), parent=parent)
 
 
 def test_a_refused_instance_does_not_fail_the_one_shot_service() -> None:

@@ -1,8 +1,8 @@
 """Runs inside the virtual host: appends a line to FILE whenever a container's cpuset files change.
 
 A line is: seconds of the monotonic clock, container, cpuset.cpus, cpuset.mems ("-" when empty). A container that is
-gone has "gone" for both. Files are read every 0.1 s, so shorter states are not seen; new containers are looked for every
-0.5 s. Opened files are read again and again, because finding them anew is what costs.
+gone has "gone" for both. Files are read every 0.1 s, so shorter states are not seen; new containers are looked for
+every 0.5 s. Opened files are read again and again, because finding them anew is what costs.
 """
 
 import os
