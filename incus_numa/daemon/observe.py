@@ -219,6 +219,12 @@ class World:
         if seen is not None and seen.marked != decided:
             self._remember(key, replace(seen, marked=decided))
 
+    def forget_etag(self, key: InstanceKey) -> None:
+        """The server refused a write: its keys may have changed, so they are read again before the next one."""
+        seen = self._seen.get(key)
+        if seen is not None:
+            self._remember(key, replace(seen, etag=None))
+
     def note_released(self, key: InstanceKey) -> None:
         """Note that no decision is kept on the cgroup any more."""
         seen = self._seen.get(key)

@@ -251,6 +251,7 @@ class Reconciler:
                 self.world.note_done(result.step)
             elif isinstance(result.step, PatchNodes):
                 self._own_updates.pop(key, None)
+                self.world.forget_etag(key)
             if result.outcome is Outcome.FORBIDDEN:
                 self._forbidden.add(key)
                 self._said.once(

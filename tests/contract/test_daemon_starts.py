@@ -125,6 +125,22 @@ async def test_stale_etag_is_read_again() -> None:
         assert r.simulator.incus.get(key).config["user.note"] == "changed between GET and PATCH"
 
 
+async def test_stale_etag_is_read_again_within_a_look_at_everything() -> None:
+    async with rig(run=False) as r:
+        key = r.managed("c1", 2)
+        await r.start(key)
+        r.simulator.set_config(key, {"volatile.cpu.nodes": "0-3"})
+        server = r.start_daemon().server
+
+        async def write_first(_: object) -> None:
+            server.before_patch = server.after_patch
+            r.simulator.set_config(key, {"user.note": "changed between GET and PATCH"})
+
+        server.before_patch = write_first
+        await r.placed(key)
+        assert r.calls("PATCH instance", key) == 2
+
+
 async def test_late_write_of_the_server_does_not_keep_an_instance_from_its_nodes() -> None:
     async with rig(replace(QUICK, late_volatile_s=(0.0, 0.05), per_request_delay_s=0.01)) as r:
         keys = [r.managed(f"c{number}", 1 + number % 8) for number in range(8)]
