@@ -67,24 +67,15 @@ class Reconciler:
         await self.world.look_at_everything()
         wanted = [key for key in self.world.managed() if project in (None, key.project)]
         plan = self._decide(frozenset(key for key in wanted if not self._lock(key).locked()), max_moves=max_moves)
-        gate = asyncio.Semaphore(PARALLEL_INSTANCES)
-
-        async def settle(placement: Placement) -> tuple[StepResult, ...]:
-            async with gate:
-                return await self._settle_in_turn(placement)
-
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(settle(placement), name=f"settle {placement.key}") for placement in plan.placements
-            ]
-        let_go = [result for key in self.world.released() for result in await self._let_go(key)]
+        results = await self._settle_all(plan)
+        for key in self.world.released():
+            results += await self._let_go(key)
         self._forget_gone()
         for placement in plan.placements:
             seen = self.world.get(placement.key)
             if seen is not None and seen.problem is not None:
                 self._said.once(placement.key, f"CPUs and memory not set, only the server's record: {seen.problem}")
         self._watch_rejections(plan, everything=True)
-        results = tuple(result for task in tasks for result in task.result()) + tuple(let_go)
         return PassReport(plan=plan, results=results, problems=self.world.problems)
 
     async def pass_over(self, key: InstanceKey, *, starting: bool = False) -> PassReport:
@@ -182,6 +173,17 @@ class Reconciler:
         for rejection in plan.rejections:
             self._placements.pop(rejection.key, None)
         return plan
+
+    async def _settle_all(self, plan: Plan) -> tuple[StepResult, ...]:
+        gate = asyncio.Semaphore(PARALLEL_INSTANCES)
+
+        async def settle(placement: Placement) -> tuple[StepResult, ...]:
+            async with gate:
+                return await self._settle_in_turn(placement)
+
+        # Not a task group: that would wrap the one error that matters here, a server that is gone.
+        done = await asyncio.gather(*(settle(placement) for placement in plan.placements))
+        return tuple(result for results in done for result in results)
 
     async def _settle_in_turn(self, placement: Placement) -> tuple[StepResult, ...]:
         key = placement.key

@@ -82,10 +82,11 @@ def test_balanced_taken_away_leaves_the_container_to_the_server(lab: Lab) -> Non
 
 
 def test_a_restart_through_the_api_is_placed_again(lab: Lab) -> None:
-    pid = lab.get_pid("wide")
-    lab.incus("restart", "--force", "wide")
-    seen = lab.settle("wide", 3)
-    assert (lab.get_pid("wide") != pid, seen.recorded) == (True, seen.nodes)
+    pid = lab.get_pid("pair")
+    lab.incus("restart", "--force", "pair")
+    seen = lab.settle("pair", 2)
+    assert lab.get_pid("pair") != pid
+    assert seen.recorded == seen.mems == seen.nodes
 
 
 def test_a_reboot_from_inside_is_placed_again(lab: Lab) -> None:
