@@ -55,6 +55,7 @@ class Reconciler:
         self._locks: dict[InstanceKey, asyncio.Lock] = {}
         self._forbidden: set[InstanceKey] = set()
         self._own_updates: dict[InstanceKey, float] = {}
+        self._unreadable: frozenset[InstanceKey] = frozenset()
         self._said = _Said()
         self.rejected: frozenset[InstanceKey] = frozenset()
 
@@ -71,10 +72,7 @@ class Reconciler:
         for key in self.world.released():
             results += await self._let_go(key)
         self._forget_gone()
-        for placement in plan.placements:
-            seen = self.world.get(placement.key)
-            if seen is not None and seen.problem is not None:
-                self._said.once(placement.key, f"CPUs and memory not set, only the server's record: {seen.problem}")
+        self._say_unreadable(plan)
         self._watch_rejections(plan, everything=True)
         return PassReport(plan=plan, results=results, problems=self.world.problems)
 
@@ -173,6 +171,15 @@ class Reconciler:
         for rejection in plan.rejections:
             self._placements.pop(rejection.key, None)
         return plan
+
+    def _say_unreadable(self, plan: Plan) -> None:
+        """Say which cgroups could not be read in two passes running: in one, the instance may just be going away."""
+        problems = {
+            one.key: seen.problem for one in plan.placements if (seen := self.world.get(one.key)) and seen.problem
+        }
+        for key in problems.keys() & self._unreadable:
+            self._said.once(key, f"CPUs and memory not set, only the server's record: {problems[key]}")
+        self._unreadable = frozenset(problems)
 
     async def _settle_all(self, plan: Plan) -> tuple[StepResult, ...]:
         gate = asyncio.Semaphore(PARALLEL_INSTANCES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import signal
 from collections.abc import Callable, Coroutine
@@ -24,7 +25,7 @@ from incus_numa.settings import Settings
 
 log = logging.getLogger(__name__)
 
-START_LEAD_S = 0.02
+START_LEAD_S = 0.012
 """The event of a start comes before the server shows it: looking at once would only be answered "Stopped"."""
 
 MACHINE_S = 5.0
@@ -33,8 +34,18 @@ MACHINE_S = 5.0
 STOP_S = 1.0
 """How long passes that are under way may still take when the service is stopped."""
 
-TOGETHER = 25
+TOGETHER = 10
 """Cpusets that are compared, and written where needed, in one go."""
+
+REST_S = 0.002
+"""Pause after each such go while instances are starting: a server that rewrites a thousand cpusets must not hold up
+starts."""
+
+SWEEP_REST_S = 0.002
+"""Pause after a verification of all cpusets, for each of them: keeps it to about a twentieth of a core."""
+
+MACHINE_FRESH_S = 0.2
+"""For how long the machine is taken as unchanged after it was looked at."""
 
 PARALLEL = 32
 """Instances looked at at a time."""
@@ -70,6 +81,10 @@ class Service:
         self._full_again = False
         self._passes: set[asyncio.Task[None]] = set()
         self._problems: frozenset[str] = frozenset()
+        self._drifted: dict[InstanceKey, None] = {}
+        self._drift_wake = asyncio.Event()
+        self._skipped: set[InstanceKey] = set()
+        self._machine_seen = float("-inf")
         self._gate = asyncio.Semaphore(PARALLEL)
         self._connected = False
 
@@ -137,6 +152,7 @@ class Service:
             "verify": self._verify(),
             "machine": self._watch_machine(),
             "inotify": self._follow_cpusets(),
+            "drift": self._put_right(),
             "dispatch": self._dispatch(group),
         }
         if self._notifier.watchdog_s is not None:
@@ -200,7 +216,9 @@ class Service:
                 async with asyncio.timeout(None if due is None else max(0.0, due - loop.time())):
                     await self._verify_wake.wait()
             if self._verification.take(loop.time()):
-                self._triggers.look_at_cgroups(self._world.managed())
+                managed = self._world.managed()
+                self._triggers.look_at_cgroups(managed)
+                await asyncio.sleep(len(managed) * SWEEP_REST_S)
 
     async def _watch_machine(self) -> None:
         while True:
@@ -209,6 +227,10 @@ class Service:
 
     def _check_machine(self) -> bool:
         """Whether CPUs or nodes changed; everything is looked at again then."""
+        now = asyncio.get_running_loop().time()
+        if now < self._machine_seen + MACHINE_FRESH_S:
+            return False
+        self._machine_seen = now
         if not self._world.read_machine():
             return False
         log.info("the machine changed: online CPUs are %s", self._world.machine.online)
@@ -232,8 +254,9 @@ class Service:
                 else:
                     self._running[key] = starting
                     self._begin(group, self._pass_over(key, starting=starting), f"pass {key}")
-            if work.drifted and not self._check_machine():
-                await self._reassert(group, work.drifted)
+            if work.drifted:
+                self._drifted.update(dict.fromkeys(work.drifted))
+                self._drift_wake.set()
 
     async def _pass_over_everything(self) -> None:
         """One at a time; single instances are looked at meanwhile all the same."""
@@ -263,18 +286,31 @@ class Service:
             self._say_status()
         finally:
             del self._running[key]
+            if key in self._skipped:
+                self._skipped.discard(key)
+                self._triggers.look_at_cgroup(key)
             again = self._again.pop(key, None)
             if again is not None:
                 self._triggers.look_at(key, starting=again)
 
-    async def _reassert(self, group: asyncio.TaskGroup, keys: tuple[InstanceKey, ...]) -> None:
-        for first in range(0, len(keys), TOGETHER):
-            chunk = [key for key in keys[first : first + TOGETHER] if key not in self._running]
-            drifted = [key for key in chunk if self._reconciler.has_drifted(key)]
-            if drifted:
-                self._begin(group, self._guarded(self._reconciler.reassert(drifted)), "reassert")
-            # Let starts go first: a sweep over a thousand instances must not hold them up.
-            await asyncio.sleep(0)
+    async def _put_right(self) -> None:
+        """Compare cpusets that someone may have written with what was decided, and write them again where needed."""
+        while True:
+            await self._drift_wake.wait()
+            self._drift_wake.clear()
+            if self._check_machine():
+                # What was decided was for another machine; all of it is decided anew.
+                self._drifted.clear()
+            while self._drifted:
+                keys = list(itertools.islice(self._drifted, TOGETHER))
+                for key in keys:
+                    del self._drifted[key]
+                # Those that a pass works on are compared when it is done.
+                self._skipped.update(key for key in keys if key in self._running)
+                drifted = [key for key in keys if key not in self._running and self._reconciler.has_drifted(key)]
+                if drifted:
+                    await self._guarded(self._reconciler.reassert(drifted))
+                await asyncio.sleep(REST_S if self._running else 0)
 
     async def _guarded(self, work: Coroutine[Any, Any, object]) -> None:
         """Run one pass. Whatever goes wrong in it, the service goes on and the next pass sees what is there."""
