@@ -90,7 +90,7 @@ class LiveApplier:
     async def _apply_one(self, target: Target, step: Step) -> None:
         match step:
             case PatchNodes():
-                await self._server.patch_config(target.key, {target.nodes_key: str(step.nodes)}, target.etag)
+                await self._patch(target, step)
             case WriteCpus():
                 if target.group is not None:
                     await self._in_thread(partial(self._cgroups.write_cpus, target.group, step.cpus))
@@ -100,6 +100,19 @@ class LiveApplier:
                         await self._in_thread(partial(self._cgroups.write_mems, target.group, step.mems))
             case _:
                 assert_never(step)
+
+    async def _patch(self, target: Target, step: PatchNodes) -> None:
+        """Write the record. Servers before Incus 6.0.3 and 6.8 refuse node "0" and take the range "0-0"."""
+        changes = {target.nodes_key: str(step.nodes)}
+        try:
+            await self._server.patch_config(target.key, changes, target.etag)
+        except ForbiddenKeyError:
+            raise
+        except ReportError:
+            if len(step.nodes) != 1:
+                raise
+            changes = {target.nodes_key: f"{step.nodes}-{step.nodes}"}
+            await self._server.patch_config(target.key, changes, target.etag)
 
     async def _in_thread(self, write: Callable[[], None]) -> None:
         async with asyncio.timeout(self.write_timeout_s):

@@ -16,6 +16,7 @@ from incus_numa.cli.wiring import Session, cgroup_files, connect
 from incus_numa.errors import ReportError, UnreachableError
 from incus_numa.policy import planner
 from incus_numa.server import demand
+from incus_numa.server.protocol import ServerInfo, ServerInstance
 from incus_numa.settings import Settings
 from incus_numa.topology import resources, sysfs
 
@@ -59,10 +60,15 @@ async def _check_server(settings: Settings) -> list[Finding]:
         listing = await session.server.list_instances()
         found = [Finding(severity=Severity.WARNING, about="server", text=problem) for problem in listing.problems]
         machine, capacity = session.world.machine, await _capacity(session)
-        for raw in sorted(listing.instances, key=lambda one: one.key):
+        for raw in sorted((one for one in listing.instances if _is_here(one, session.info)), key=lambda one: one.key):
             instance = demand.instance_from(raw, machine, settings.placement)
             found += findings.check_instance(raw, instance, session.info, machine, capacity)
         return found + await _check_running(session)
+
+
+def _is_here(raw: ServerInstance, info: ServerInfo) -> bool:
+    """Whether an instance is on this machine: in a cluster the server lists those of all members."""
+    return info.member is None or raw.location in (None, "", "none", info.member)
 
 
 async def _check_running(session: Session) -> list[Finding]:
@@ -70,7 +76,7 @@ async def _check_running(session: Session) -> list[Finding]:
     found = []
     for seen in sorted(session.world.all_seen(), key=lambda one: one.instance.key):
         actual = session.cgroups.effective_cpus(seen.group) if seen.group is not None else None
-        found += findings.check_placed(seen, actual, session.world.machine)
+        found += findings.check_placed(seen.instance, seen.observed, actual, session.world.machine)
     plan = planner.plan(session.world.snapshot(), session.settings.placement)
     return found + findings.check_plan(plan)
 

@@ -8,10 +8,10 @@ from enum import Enum
 
 from incus_numa.cli.output import show_nodes
 from incus_numa.cpuset import CpuSet, NodeSet
-from incus_numa.daemon.observe import Seen
 from incus_numa.model.instance import Instance, InstanceType
 from incus_numa.model.machine import Machine
 from incus_numa.model.plan import Plan, Reason
+from incus_numa.model.snapshot import Observed
 from incus_numa.server import demand, quirks
 from incus_numa.server.protocol import Product, ServerInfo, ServerInstance
 
@@ -85,12 +85,12 @@ def check_instance(
     return found
 
 
-def check_placed(seen: Seen, actual: CpuSet | None, machine: Machine) -> list[Finding]:
+def check_placed(instance: Instance, observed: Observed, actual: CpuSet | None, machine: Machine) -> list[Finding]:
     """A running container: is its cgroup there, and does the server's record of nodes tell the truth about its CPUs."""
-    instance, recorded = seen.instance, seen.observed.nodes
+    recorded = observed.nodes
     if not instance.managed:
         return []
-    if seen.observed.cpus is None:
+    if observed.cpus is None:
         return [Finding(severity=Severity.WARNING, about=str(instance.key), text=NO_CGROUP)]
     nodes = machine.nodes_of(actual or CpuSet())
     if not actual or not recorded or nodes == recorded:

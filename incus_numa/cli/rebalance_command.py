@@ -14,6 +14,7 @@ from incus_numa.cli.findings import NO_CGROUP
 from incus_numa.cli.main import EXIT_FAILED, EXIT_REFUSED
 from incus_numa.cli.options import common_with, formatted, load_settings, start_logging
 from incus_numa.cli.wiring import connect
+from incus_numa.errors import ReportError
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.plan import Outcome, PassReport
 from incus_numa.settings import Settings
@@ -75,6 +76,10 @@ async def _rebalance(
 ) -> tuple[PassReport, list[str]]:
     """What the pass did, and a sentence for each instance that it did not bring to its place without a step failing."""
     async with connect(settings) as session:
+        lacking = () if dry_run else session.cgroups.check()
+        if lacking:
+            # Else the server's record would be written where the CPUs cannot be.
+            raise ReportError("; ".join(lacking))
         reconciler = session.reconciler(dry_run=dry_run)
         report = await reconciler.pass_over_everything(project=project, max_moves=max_moves)
         told = {one.step.key for one in report.results if one.outcome not in (Outcome.DONE, Outcome.FORBIDDEN)}

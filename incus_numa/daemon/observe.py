@@ -62,8 +62,14 @@ class World:
         self._fingerprint: tuple[str, ...] = ()
         self._seen: dict[InstanceKey, Seen] = {}
         self._managed: dict[InstanceKey, None] = {}
+        self._gone: dict[InstanceKey, int] = {}
         self._turns = itertools.count(1)
         self._standing: Standing | None = None
+
+    @property
+    def record_moves_cpus(self) -> bool:
+        """Whether the server rewrites cpusets when the record is written, as LXD does."""
+        return self.nodes_key != demand.VOLATILE_NODES
 
     @property
     def placement(self) -> PlacementSettings:
@@ -167,11 +173,10 @@ class World:
                 # Reading a thousand cgroups takes long enough to hold up a start.
                 await asyncio.sleep(0)
             present.add(raw.key)
-            known = self._seen.get(raw.key)
-            if known is None or known.turn < turn:
-                await self._take(raw, turn)
+            await self._take(raw, turn)
         for key in [key for key, seen in self._seen.items() if seen.turn < turn and key not in present]:
             self.forget(key)
+        self._gone.clear()
 
     async def look_at(self, key: InstanceKey) -> Seen | None:
         """Look at one instance; None if it is gone or does not run here."""
@@ -180,6 +185,7 @@ class World:
             raw = await self.server.get_instance(key)
         except GoneError:
             self.forget(key)
+            self._gone[key] = turn
             return None
         return await self._take(raw, turn)
 
@@ -250,10 +256,15 @@ class World:
     async def _take(self, raw: ServerInstance, turn: int) -> Seen | None:
         """Remember an instance that runs on this member; forget it otherwise."""
         elsewhere = self.member is not None and raw.location not in (None, "", "none", self.member)
+        if self._is_newer(raw.key, turn):
+            return self._seen.get(raw.key)
         if not raw.running or elsewhere:
             self.forget(raw.key)
+            self._gone[raw.key] = turn
             return None
         group = await self._group(raw) if raw.type is InstanceType.CONTAINER else None
+        if self._is_newer(raw.key, turn):
+            return self._seen.get(raw.key)
         observed, problem = self._observe(raw, group)
         marked = observed.decided
         if group is not None and problem is None and not raw.config.get("limits.memory"):
@@ -278,6 +289,11 @@ class World:
         self._remember(raw.key, seen)
         return seen
 
+    def _is_newer(self, key: InstanceKey, turn: int) -> bool:
+        """Whether a look that began later than this one has told about the instance already."""
+        known = self._seen.get(key)
+        return self._gone.get(key, 0) > turn or (known is not None and known.turn > turn)
+
     def _remember(self, key: InstanceKey, seen: Seen) -> None:
         before = self._seen.get(key)
         self._seen[key] = seen
@@ -297,12 +313,12 @@ class World:
 
     async def _group(self, raw: ServerInstance) -> Path | None:
         known = self._seen.get(raw.key)
-        if known is not None and known.group is not None and known.group.exists():
+        if known is not None and known.group is not None and self.cgroups.is_live(known.group):
             return known.group
         group = self.cgroups.find(raw.key)
         if group is None:
             pid = raw.pid if raw.pid is not None else await self._pid(raw.key)
-            group = self.cgroups.find_by_pid(pid) if pid else None
+            group = self.cgroups.find_by_pid(raw.key, pid) if pid else None
         return group
 
     async def _pid(self, key: InstanceKey) -> int | None:

@@ -10,12 +10,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from weakref import WeakValueDictionary
 
 from incus_numa.applier.protocol import Applier, Target
 from incus_numa.cpuset import NodeSet
 from incus_numa.daemon.observe import Seen, World
-from incus_numa.errors import RetryError
+from incus_numa.errors import ReportError, RetryError
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.plan import Outcome, PassReport, PatchNodes, Placement, Plan, Step, StepResult, WriteMems
 from incus_numa.model.snapshot import Decided
@@ -52,10 +54,10 @@ class Reconciler:
         self.world = world
         self._applier = applier
         self._placements: dict[InstanceKey, Placement] = {}
-        self._locks: dict[InstanceKey, asyncio.Lock] = {}
+        # A lock lives as long as somebody holds it or waits for it.
+        self._locks: WeakValueDictionary[InstanceKey, asyncio.Lock] = WeakValueDictionary()
         self._forbidden: set[InstanceKey] = set()
         self._own_updates: dict[InstanceKey, float] = {}
-        self._unreadable: frozenset[InstanceKey] = frozenset()
         self._said = _Said()
         self.rejected: frozenset[InstanceKey] = frozenset()
 
@@ -67,14 +69,18 @@ class Reconciler:
         """
         await self.world.look_at_everything()
         wanted = [key for key in self.world.managed() if project in (None, key.project)]
-        plan = self._decide(frozenset(key for key in wanted if not self._lock(key).locked()), max_moves=max_moves)
+        idle = frozenset(key for key in wanted if not self._lock(key).locked())
+        plan = self._decide(idle, max_moves=max_moves)
         results = await self._settle_all(plan)
         for key in self.world.released():
-            results += await self._let_go(key)
+            if project in (None, key.project):
+                async with self._lock(key):
+                    results += await self._let_go(key)
         self._forget_gone()
-        self._say_unreadable(plan)
+        await self._say_unreadable(plan)
         self._watch_rejections(plan, everything=True)
-        return PassReport(plan=plan, results=results, problems=self.world.problems)
+        skipped = tuple(key for key in wanted if key not in idle)
+        return PassReport(plan=plan, results=results, problems=self.world.problems, skipped=skipped)
 
     async def pass_over(self, key: InstanceKey, *, starting: bool = False) -> PassReport:
         """Look at one instance and bring it to its placement.
@@ -103,19 +109,24 @@ class Reconciler:
             placement, seen = self._placements.get(key), self.world.get(key)
             if placement is None or seen is None or self._lock(key).locked():
                 continue
-            todo = self._steps(placement, seen)
-            if todo and not any(isinstance(step, PatchNodes) for step in todo):
-                # Not locked, so this does not wait.
-                await self._lock(key).acquire()
+            # The record waits for a pass; CPUs and memory are right without it.
+            todo = tuple(step for step in self._steps(placement, seen) if not isinstance(step, PatchNodes))
+            if todo:
                 work.append((self._target(seen, mark=None), todo))
-        try:
-            results = await self._applier.apply_together(work)
-        finally:
+        async with AsyncExitStack() as held:
             for target, _ in work:
-                self._lock(target.key).release()
-        for result in results:
-            self._take_in(result.step.key, (result,))
+                await held.enter_async_context(self._lock(target.key))
+            # Whoever held a lock meanwhile may have decided anew: then its own steps put things right.
+            work = [(target, todo) for target, todo in work if self._wants(target.key, todo)]
+            results = await self._applier.apply_together(work)
+            for result in results:
+                self._take_in(result.step.key, (result,))
         return PassReport(results=results)
+
+    def _wants(self, key: InstanceKey, todo: tuple[Step, ...]) -> bool:
+        """Whether these steps are still among those that lead the instance to its placement."""
+        placement, seen = self._placements.get(key), self.world.get(key)
+        return placement is not None and seen is not None and set(todo) <= set(self._steps(placement, seen))
 
     def has_drifted(self, key: InstanceKey) -> bool:
         """Whether the cgroup differs from the placement. Reads the cgroup."""
@@ -172,14 +183,15 @@ class Reconciler:
             self._placements.pop(rejection.key, None)
         return plan
 
-    def _say_unreadable(self, plan: Plan) -> None:
-        """Say which cgroups could not be read in two passes running: in one, the instance may just be going away."""
-        problems = {
-            one.key: seen.problem for one in plan.placements if (seen := self.world.get(one.key)) and seen.problem
-        }
-        for key in problems.keys() & self._unreadable:
-            self._said.once(key, f"CPUs and memory not set, only the server's record: {problems[key]}")
-        self._unreadable = frozenset(problems)
+    async def _say_unreadable(self, plan: Plan) -> None:
+        """Say whose cgroup could not be read; one that is just going away is looked at once more and not told."""
+        for key in (one.key for one in plan.placements):
+            seen = self.world.get(key)
+            if seen is None or seen.problem is None:
+                continue
+            line = f"CPUs and memory not set, only the server's record: {seen.problem}"
+            if self._said.lines.get(key) != line and await self.world.look_at(key) is not None:
+                self._said.once(key, line)
 
     async def _settle_all(self, plan: Plan) -> tuple[StepResult, ...]:
         gate = asyncio.Semaphore(PARALLEL_INSTANCES)
@@ -189,8 +201,11 @@ class Reconciler:
                 return await self._settle_in_turn(placement)
 
         # Not a task group: that would wrap the one error that matters here, a server that is gone.
-        done = await asyncio.gather(*(settle(placement) for placement in plan.placements))
-        return tuple(result for results in done for result in results)
+        done = await asyncio.gather(*(settle(placement) for placement in plan.placements), return_exceptions=True)
+        for failed in done:
+            if isinstance(failed, BaseException):
+                raise failed
+        return tuple(result for results in done if not isinstance(results, BaseException) for result in results)
 
     async def _settle_in_turn(self, placement: Placement) -> tuple[StepResult, ...]:
         key = placement.key
@@ -201,7 +216,7 @@ class Reconciler:
         async with self._lock(key):
             try:
                 return await retrying(lambda: self._settle(placement), give_up_after_s=GIVE_UP_S)
-            except RetryError as error:
+            except (RetryError, ReportError) as error:
                 self._said.once(key, f"not placed: {error}; the next pass tries again")
                 return ()
 
@@ -297,11 +312,13 @@ class Reconciler:
         for key in [key for key in self._placements if key not in managed]:
             del self._placements[key]
         self.rejected &= managed
+        self._forbidden &= managed
         self._own_updates = {key: until for key, until in self._own_updates.items() if key in managed}
         for key in [key for key in self._said.lines if self.world.get(key) is None]:
             del self._said.lines[key]
-        for key in [key for key, lock in self._locks.items() if key not in managed and not lock.locked()]:
-            del self._locks[key]
 
     def _lock(self, key: InstanceKey) -> asyncio.Lock:
-        return self._locks.setdefault(key, asyncio.Lock())
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = self._locks[key] = asyncio.Lock()
+        return lock

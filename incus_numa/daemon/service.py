@@ -47,9 +47,6 @@ SWEEP_REST_S = 0.002
 MACHINE_FRESH_S = 0.2
 """For how long the machine is taken as unchanged after it was looked at."""
 
-PARALLEL = 32
-"""Instances looked at at a time."""
-
 
 class Service:
     """Runs until `stop`. `load_settings` is called on SIGHUP and may raise ConfigError."""
@@ -67,6 +64,7 @@ class Service:
         self._reconciler = reconciler
         self._world = reconciler.world
         self._settings = settings
+        self._in_force = _fixed(settings)
         self._load_settings = load_settings
         self._notifier = notifier
         self._triggers = Triggers()
@@ -85,7 +83,6 @@ class Service:
         self._drift_wake = asyncio.Event()
         self._skipped: set[InstanceKey] = set()
         self._machine_seen = float("-inf")
-        self._gate = asyncio.Semaphore(PARALLEL)
         self._connected = False
 
     async def run(self) -> None:
@@ -134,7 +131,7 @@ class Service:
         except ConfigError as error:
             log.error("settings not reloaded, the old ones stay: %s", "; ".join(error.problems))
         else:
-            if _fixed(settings) != _fixed(self._settings):
+            if _fixed(settings) != self._in_force:
                 log.warning("changes of [server], [host] and daemon.write_timeout_s need a restart")
             self._settings = settings
             self._reloaded.set()
@@ -164,6 +161,7 @@ class Service:
         async for event in self._server.watch_events():
             if isinstance(event, Connected):
                 await self._greet()
+                self._expect_shuffle()
             elif concerns(event):
                 self._take_event(event)
 
@@ -185,9 +183,11 @@ class Service:
         if event.action in SHUFFLING and event.action != "instance-updated":
             self._expect_shuffle()
         if event.action == "instance-updated":
-            if self._reconciler.is_own_update(key):
+            own = self._reconciler.is_own_update(key)
+            if not own or self._world.record_moves_cpus:
+                self._expect_shuffle()
+            if own:
                 return
-            self._expect_shuffle()
         if event.action == "instance-deleted":
             self._watch.remove(key)
         self._triggers.look_at(key, starting=event.action in STARTS)
@@ -234,12 +234,13 @@ class Service:
         if not self._world.read_machine():
             return False
         log.info("the machine changed: online CPUs are %s", self._world.machine.online)
+        self._expect_shuffle()
         self._triggers.look_at_everything()
         return True
 
     async def _follow_cpusets(self) -> None:
         async for key in self._watch.changes():
-            self._triggers.look_at_cgroup(key)
+            self._triggers.look_at_cgroups(self._world.managed() if key is None else (key,))
 
     async def _dispatch(self, group: asyncio.TaskGroup) -> None:
         while True:
@@ -272,16 +273,17 @@ class Service:
             if problem not in self._problems:
                 log.warning("%s", problem)
         self._problems = frozenset(report.problems)
+        for key in report.skipped:
+            self._triggers.look_at(key, starting=False)
         for key in self._world.managed():
             self._watch_group(key)
         self._say_status()
 
     async def _pass_over(self, key: InstanceKey, *, starting: bool) -> None:
         try:
-            async with self._gate:
-                if starting:
-                    await asyncio.sleep(START_LEAD_S)
-                await self._guarded(self._reconciler.pass_over(key, starting=starting))
+            if starting:
+                await asyncio.sleep(START_LEAD_S)
+            await self._guarded(self._reconciler.pass_over(key, starting=starting))
             self._watch_group(key)
             self._say_status()
         finally:
@@ -298,9 +300,7 @@ class Service:
         while True:
             await self._drift_wake.wait()
             self._drift_wake.clear()
-            if self._check_machine():
-                # What was decided was for another machine; all of it is decided anew.
-                self._drifted.clear()
+            self._check_machine()
             while self._drifted:
                 keys = list(itertools.islice(self._drifted, TOGETHER))
                 for key in keys:

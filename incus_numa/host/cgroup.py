@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -62,12 +63,25 @@ class CgroupFiles:
 
     def find(self, key: InstanceKey) -> Path | None:
         """The payload cgroup by its usual name; None if there is none. Names of instances have no underscore."""
-        prefix = "" if key.project == "default" else f"{key.project}_"
-        group = self._root / f"{PAYLOAD}{prefix}{key.name}"
-        return group if (group / "cpuset.cpus").exists() else None
+        group = self._root / _payload_name(key)
+        return group if self.is_live(group) else None
 
-    def find_by_pid(self, pid: int) -> Path | None:
-        """The payload cgroup that a process is in, however deep; None if it is in none."""
+    def is_live(self, group: Path) -> bool:
+        """Whether a payload cgroup has processes: one that an earlier run left behind has none."""
+        try:
+            return "populated 0" not in _read_small(f"{group}/cgroup.events") and (group / "cpuset.cpus").exists()
+        except FileNotFoundError:
+            return (group / "cpuset.cpus").exists()
+        except OSError:
+            return False
+
+    def find_by_pid(self, key: InstanceKey, pid: int) -> Path | None:
+        """The instance's payload cgroup that a process is in, however deep; None if it is in none of this instance.
+
+        LXC adds a number to the name (`lxc.payload.NAME-1`) while a group of that name is left from an earlier run. The
+        name is compared, as the pid may belong to something else by now.
+        """
+        own = re.compile(re.escape(_payload_name(key)) + r"(-[0-9]+)?")
         try:
             lines = (self._procfs / str(pid) / "cgroup").read_text().splitlines()
         except OSError:
@@ -77,7 +91,7 @@ class CgroupFiles:
                 continue
             parts = line.removeprefix("0::").strip("/").split("/")
             for depth, part in enumerate(parts, start=1):
-                if part.startswith(PAYLOAD):
+                if own.fullmatch(part):
                     group = self._root.joinpath(*parts[:depth])
                     return group if (group / "cpuset.cpus").exists() else None
         return None
@@ -184,6 +198,11 @@ class CgroupFiles:
             raise RetryError(
                 f"{group}/{name} reads {found or 'nothing'} after {wanted} was written: the server wrote it, too"
             )
+
+
+def _payload_name(key: InstanceKey) -> str:
+    prefix = "" if key.project == "default" else f"{key.project}_"
+    return f"{PAYLOAD}{prefix}{key.name}"
 
 
 def _read_small(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Sees that someone else wrote a cpuset, at once, by inotify. Called by `daemon.triggers`.
+"""Sees that someone else wrote a cpuset, at once, by inotify. Called by the service.
 
 A write to `cpuset.cpus` gives IN_MODIFY, then IN_CLOSE_WRITE; the second is used, as the file is complete then.
 """
@@ -61,9 +61,15 @@ class CpusetWatch:
             with contextlib.suppress(OSError):
                 self._inotify.rm_watch(watch)
 
-    async def changes(self) -> AsyncIterator[InstanceKey]:
-        """Instances whose cpuset was written by anyone, ourselves included. Runs until cancelled."""
+    async def changes(self) -> AsyncIterator[InstanceKey | None]:
+        """Instances whose cpuset was written by anyone, ourselves included. Runs until cancelled.
+
+        None means that the kernel could not queue all changes: any may have been written.
+        """
         async for event in self._inotify:
+            if event.mask & Mask.Q_OVERFLOW:
+                yield None
+                continue
             key = self._keys.get(event.watch.wd) if event.watch is not None else None
             if key is None:
                 continue

@@ -1,4 +1,4 @@
-"""What the server says about an instance, and what follows from it: the demand. Built by `server.decode`."""
+"""What the server says about an instance, and what follows from it: the demand. Built by `server.demand`."""
 
 from __future__ import annotations
 

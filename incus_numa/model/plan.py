@@ -107,8 +107,13 @@ class StepResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PassReport:
-    """What a pass decided and did. `problems` are sentences about what could not be seen or applied."""
+    """What a pass decided and did.
+
+    `problems` are sentences about what could not be seen or applied, `skipped` the instances that another pass worked
+    on.
+    """
 
     plan: Plan = field(default_factory=Plan)
     results: tuple[StepResult, ...] = ()
     problems: tuple[str, ...] = ()
+    skipped: tuple[InstanceKey, ...] = ()

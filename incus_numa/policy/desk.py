@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from incus_numa.cpuset import CpuSet, NodeSet
-from incus_numa.model.instance import Instance, InstanceKey, Policy
+from incus_numa.model.instance import Instance, InstanceKey, MemoryMode, Policy
 from incus_numa.model.machine import Machine
 from incus_numa.model.plan import Placement
 from incus_numa.model.snapshot import NOTHING, Observed, Snapshot
@@ -35,11 +35,19 @@ class Desk:
         return self.snapshot.observed.get(instance.key, NOTHING)
 
     def need(self, instance: Instance) -> Need:
-        """The demand, capped at the whole machine."""
+        """What nodes must hold now: use without a limit counts only until nodes are decided."""
+        need = self.firm_need(instance)
+        if not instance.demand.memory_is_usage or self.observed(instance).decided is not None:
+            return need
+        return replace(need, memory_bytes=instance.demand.memory_bytes or 0)
+
+    def firm_need(self, instance: Instance) -> Need:
+        """The demand, capped at the whole machine, of memory only what has a limit: the same at any time."""
         demand = instance.demand
         asked = demand.vcpus or 1
         capped = min(asked, self.ledger.total_cpus)
-        return Need(cpus=capped, weight=demand.weight * capped / asked, memory_bytes=demand.memory_bytes or 0)
+        firm = 0 if demand.memory_is_usage else demand.memory_bytes or 0
+        return Need(cpus=capped, weight=demand.weight * capped / asked, memory_bytes=firm)
 
     def cpu_count(self, instance: Instance, nodes: NodeSet) -> int:
         """CPUs to give: the demand, or all usable ones of the nodes without a CPU limit or under policy none."""
@@ -51,7 +59,7 @@ class Desk:
         """How to choose CPUs inside the nodes."""
         return CpuWish(
             count=self.cpu_count(instance, nodes),
-            weight=self.need(instance).weight,
+            weight=self.firm_need(instance).weight,
             pack=self.settings.smt == "pack",
             has=has or CpuSet(),
         )
@@ -95,12 +103,15 @@ class Desk:
 
     def placement(self, instance: Instance, nodes: NodeSet, cpus: CpuSet, reason: str) -> Placement:
         """The placement, with memory by the memory rule."""
-        decided = self.observed(instance).decided
+        decided, mode = self.observed(instance).decided, instance.memory
+        if instance.policy is Policy.NONE and mode is not MemoryMode.BIND:
+            # The whole machine may be one node with CPUs, which says nothing about where memory belongs.
+            mode = MemoryMode.NONE
         return Placement(
             key=instance.key,
             nodes=nodes,
             cpus=cpus,
-            mems=memory.mems_for(self.machine, nodes, instance.memory),
+            mems=memory.mems_for(self.machine, nodes, mode),
             moved=decided is not None and decided.nodes != nodes,
             reason=reason,
         )

@@ -108,15 +108,16 @@ def _instance(entry: _Entry, key: InstanceKey, memory: MemoryMode, machine: Mach
     unknown = [node for node in entry.device_nodes if node not in machine.node_by_id]
     if unknown:
         raise ValueError(f"{key}: device_nodes {unknown} are no nodes of the machine")
+    pinned = _set(CpuSet, entry.pinned_cpus)
     return Instance(
         key=key,
         type=entry.type,
         managed=entry.managed,
         demand=Demand(
             vcpus=entry.vcpus,
-            weight=float(entry.vcpus or 1),
+            weight=float(entry.vcpus or len(pinned or ()) or 1),
             memory_bytes=entry.memory_bytes,
-            pinned_cpus=_set(CpuSet, entry.pinned_cpus),
+            pinned_cpus=pinned,
         ),
         policy=entry.policy,
         memory=entry.memory or memory,

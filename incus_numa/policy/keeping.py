@@ -53,7 +53,7 @@ class Keepers:
 
 def _is_legal(desk: Desk, instance: Instance, nodes: NodeSet) -> bool:
     """Whether nodes and policy allow the placement, whatever else is on the nodes."""
-    ledger, need = desk.ledger, desk.need(instance)
+    ledger, need = desk.ledger, desk.firm_need(instance)
     if not nodes <= ledger.nodes or instance.policy is Policy.NONE:
         return nodes == ledger.cpu_nodes and instance.policy is Policy.NONE
     if ledger.cpus_of(nodes) < max(1, need.cpus):
@@ -79,8 +79,17 @@ def keep(desk: Desk, instance: Instance) -> Placement:
 
 
 def narrower(desk: Desk, instance: Instance, nodes: NodeSet) -> Candidate | None:
-    """The best of the narrower sets that could hold the instance now, None when it is as narrow as possible."""
+    """The best of the narrower sets that could hold the instance now, None when it is as narrow as possible.
+
+    Those that may not be moved stay as wide as they are, and so do those whose use of memory, which no limit holds,
+    may have made them wide, unless they ask for other CPUs than before.
+    """
     need = desk.need(instance)
+    decided = desk.observed(instance).decided
+    if decided is not None and decided.nodes == nodes:
+        same = decided.cpus is None or len(decided.cpus) == desk.cpu_count(instance, nodes)
+        if not instance.movable or (instance.demand.memory_is_usage and same):
+            return None
     if instance.policy is Policy.NONE or len(nodes) <= desk.ledger.least_nodes(need.cpus):
         return None
     entry = desk.ledger.release(instance.key)

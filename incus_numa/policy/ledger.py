@@ -1,4 +1,6 @@
-"""What is committed on each node and CPU while a plan is made. Local to one `planner.plan` call.
+"""What is committed on each node and CPU while a plan is made.
+
+Each plan has its own; `desk.Standing` keeps one between plans and gives copies of it.
 
 Load of a node = committed vCPU weight / usable CPUs; an instance's weight is spread over its nodes by usable CPUs.
 Committing is cheap and sums are made when they are first read, since every plan commits the whole host first and

@@ -1,4 +1,4 @@
-"""From a snapshot to a plan. `plan` is the only entry point; the daemon, `plan` and `rebalance` call it.
+"""From a snapshot to a plan. The daemon and the commands call `plan`; `daemon.observe` calls `place_new` at a start.
 
 What an instance has is kept while it is legal and as narrow as possible, so adding an instance never moves another and
 planning twice changes nothing. The server's own choice at start is kept only where it costs no more than ours.
@@ -31,7 +31,7 @@ def plan(snapshot: Snapshot, settings: PlacementSettings, *, only: frozenset[Ins
     instances = sorted(snapshot.instances, key=lambda instance: instance.key)
     desk = open_desk(snapshot, settings, instances)
     judged = [one for one in instances if one.managed and (only is None or one.key in only)]
-    answers, free = _without_choice(desk, judged)
+    answers, pinned, free = _sort_out(desk, judged)
     keys = {one.key for one in free}
     keepers = keeping.Keepers(desk, (one for one in instances if one.key not in keys))
     staying = keepers.stay(free)
@@ -44,6 +44,7 @@ def plan(snapshot: Snapshot, settings: PlacementSettings, *, only: frozenset[Ins
     answers |= _place_all(desk, waiting)
     _narrow(desk, free, answers)
     _spread_out(desk, [*waiting, *(one for one in free if one.key in staying)], answers)
+    answers |= {instance.key: _pinned(desk, instance) for instance in pinned}
     return _assemble(desk, answers, judged)
 
 
@@ -55,25 +56,29 @@ def place_new(standing: Standing, snapshot: Snapshot) -> Plan:
     """
     desk = standing.open_desk(snapshot)
     judged = sorted((one for one in snapshot.instances if one.managed), key=lambda one: one.key)
-    answers, free = _without_choice(desk, judged)
+    answers, pinned, free = _sort_out(desk, judged)
     for instance in free:
         desk.ledger.release(instance.key)
     answers |= _place_all(desk, free)
     _narrow(desk, free, answers)
+    answers |= {instance.key: _pinned(desk, instance) for instance in pinned}
     return _assemble(desk, answers, judged)
 
 
-def _without_choice(desk: Desk, judged: Iterable[Instance]) -> tuple[Answers, list[Instance]]:
-    """Answers for those whose own keys leave nothing to choose, and all others."""
+def _sort_out(desk: Desk, judged: Iterable[Instance]) -> tuple[Answers, list[Instance], list[Instance]]:
+    """Refusals of those whose own keys allow no placement, those that are pinned, and those to choose nodes for."""
     answers: Answers = {}
+    pinned: list[Instance] = []
     free: list[Instance] = []
     for instance in judged:
         refused = refusals.refuse(desk, instance)
-        if refused is not None or instance.demand.pinned_cpus is not None:
-            answers[instance.key] = refused or _pinned(desk, instance)
+        if refused is not None:
+            answers[instance.key] = refused
+        elif instance.demand.pinned_cpus is not None:
+            pinned.append(instance)
         else:
             free.append(instance)
-    return answers, free
+    return answers, pinned, free
 
 
 def _place_all(desk: Desk, instances: Iterable[Instance]) -> Answers:
@@ -97,36 +102,50 @@ def _place_all(desk: Desk, instances: Iterable[Instance]) -> Answers:
 
 
 def _pinned(desk: Desk, instance: Instance) -> Placement:
-    """An explicit CPU list is respected: its nodes are recorded and its memory follows the memory rule."""
+    """An explicit CPU list is respected: its nodes are recorded and its memory follows the memory rule if it fits.
+
+    Asked when all others have their places, so that the answer is the same when planning again.
+    """
     pinned = instance.demand.pinned_cpus or desk.machine.online
     cpu_set = pinned & desk.machine.online
     nodes = desk.machine.nodes_of(cpu_set)
-    return desk.placement(
-        instance, nodes, cpu_set, f"limits.cpu lists CPUs {pinned}: respected, on node{_s(len(nodes))} {nodes}"
-    )
+    reason = f"limits.cpu lists CPUs {pinned}: respected, on node{_s(len(nodes))} {nodes}"
+    found = desk.placement(instance, nodes, cpu_set, reason)
+    # What is bound already stays so for as long as the nodes could hold it at all: others never unbind it.
+    bound = found.mems == desk.observed(instance).mems
+    ledger = desk.empty if bound else desk.ledger
+    lacking = refusals.lacking_memory(ledger, instance, nodes) if found.mems is not None else None
+    return found if lacking is None else replace(found, mems=None, reason=f"{reason}; memory is not bound: {lacking}")
 
 
 def _place(desk: Desk, instance: Instance) -> Placement | Rejection:
-    """Choose nodes, then CPUs inside them, and commit them; or refuse and count it where it is."""
-    need = desk.need(instance)
-    if instance.policy is Policy.NONE:
-        found: Candidate | None = Candidate(nodes=desk.ledger.cpu_nodes, cost=0.0)
-    else:
-        found = candidates.best(desk.ledger, need, desk.settings)
-    refused = (
-        refusals.too_big(desk, instance)
-        if found is None
-        else refusals.forbidden_width(desk, instance, len(found.nodes))
-    )
-    if found is None or refused is not None:
+    """Choose nodes, then CPUs inside them, and commit them; or refuse and count it where it is.
+
+    Memory that is only usage is left out where no nodes would be allowed with it.
+    """
+    need, firm = desk.need(instance), desk.firm_need(instance)
+    found = _find(desk, instance, need)
+    if isinstance(found, Rejection) and need != firm:
+        need, found = firm, _find(desk, instance, firm)
+    if isinstance(found, Rejection):
         desk.commit_as_is(instance)
-        return refused or refusals.too_big(desk, instance)
-    return _settle_on(desk, instance, found)
+        return found
+    return _settle_on(desk, instance, need, found)
 
 
-def _settle_on(desk: Desk, instance: Instance, found: Candidate) -> Placement:
+def _find(desk: Desk, instance: Instance, need: Need) -> Candidate | Rejection:
+    """The best set of nodes that the policy allows."""
+    if instance.policy is Policy.NONE:
+        return Candidate(nodes=desk.ledger.cpu_nodes, cost=0.0)
+    found = candidates.best(desk.ledger, need, desk.settings)
+    if found is None:
+        return refusals.too_big(desk, instance)
+    return refusals.forbidden_width(desk, instance, len(found.nodes)) or found
+
+
+def _settle_on(desk: Desk, instance: Instance, need: Need, found: Candidate) -> Placement:
     """Commit an uncounted instance to the set that was found for it, or to an equally good one that it has."""
-    need, observed = desk.need(instance), desk.observed(instance)
+    observed = desk.observed(instance)
     nodes, why = _prefer_what_it_has(desk, need, found, observed)
     wish = desk.wish(instance, nodes, observed.cpus)
     cpu_set = cpus.choose(desk.ledger, nodes, wish)
@@ -139,7 +158,8 @@ def _settle_on(desk: Desk, instance: Instance, found: Candidate) -> Placement:
     ):
         # The server's own choice is kept where it is as good, so that nothing is written without need.
         cpu_set = has
-    reason = _why(desk, need, nodes, why)
+    whole = instance.policy is Policy.NONE
+    reason = "policy none: all usable CPUs of the machine" if whole else _why(desk, need, nodes, why)
     desk.commit(instance, nodes, cpu_set)
     return desk.placement(instance, nodes, cpu_set, reason)
 
@@ -167,7 +187,7 @@ def _narrow(desk: Desk, instances: Iterable[Instance], answers: Answers) -> None
                 found = keeping.narrower(desk, instance, answer.nodes)
                 if found is not None:
                     desk.ledger.release(instance.key)
-                    answers[instance.key] = _settle_on(desk, instance, found)
+                    answers[instance.key] = _settle_on(desk, instance, desk.need(instance), found)
                     freed = True
         for instance in instances if freed else ():
             if isinstance(answers[instance.key], Rejection):
@@ -191,7 +211,8 @@ def _spread_out(desk: Desk, instances: Iterable[Instance], answers: Answers) -> 
 
 def _why(desk: Desk, need: Need, nodes: NodeSet, why: str) -> str:
     ledger = desk.ledger
-    count = len(ledger.cpu_nodes)
+    # Nodes without CPUs are counted where one of them is used.
+    count = len(ledger.cpu_nodes if nodes <= ledger.cpu_nodes else ledger.cpu_nodes | desk.machine.memory_nodes)
     text = f"{len(nodes)} of {count} node{_s(count)} hold {need.cpus} vCPU{_s(need.cpus)}"
     if need.memory_bytes:
         text += f" and {render_bytes(need.memory_bytes)}"
@@ -203,7 +224,7 @@ def _why(desk: Desk, need: Need, nodes: NodeSet, why: str) -> str:
 
 def _largest_first(desk: Desk, instance: Instance) -> tuple[int, float, int, InstanceKey]:
     """An order that depends on the instance and the machine alone, so that it is the same when planning again."""
-    need = desk.need(instance)
+    need = desk.firm_need(instance)
     return -candidates.minimum_width(desk.empty, need), -need.weight, -need.memory_bytes, instance.key
 
 

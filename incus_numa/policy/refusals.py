@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from incus_numa.cpuset import NodeSet
 from incus_numa.model.instance import Instance, Policy
 from incus_numa.model.plan import Reason, Rejection
 from incus_numa.policy import candidates
-from incus_numa.policy.desk import Desk
+from incus_numa.policy.desk import Desk, memory_limit
+from incus_numa.policy.ledger import Ledger
 from incus_numa.quantities import render_bytes
 
 
@@ -35,7 +37,7 @@ def forbidden_width(desk: Desk, instance: Instance, width: int) -> Rejection | N
     if instance.policy is Policy.SINGLE_NUMA_NODE and width > 1:
         return Rejection(key=instance.key, reason=Reason.NOT_ONE_NODE, detail=_not_one(desk, instance, width))
     if instance.policy is Policy.RESTRICTED:
-        need = desk.need(instance)
+        need = desk.firm_need(instance)
         if width <= candidates.minimum_width(desk.empty, need):
             return None
         possible = candidates.best(desk.empty, need, desk.settings)
@@ -52,15 +54,29 @@ def too_big(desk: Desk, instance: Instance) -> Rejection:
     """The refusal of an instance whose memory fits nowhere."""
     rooms = _known_rooms(desk)
     most = max(rooms, key=lambda node: (rooms[node], -node), default=None)
-    needed = render_bytes(desk.need(instance).memory_bytes)
+    needed = render_bytes(desk.firm_need(instance).memory_bytes)
     detail = f"needs {needed}, all nodes together have {render_bytes(sum(rooms.values()))}"
     if most is not None:
         detail += f" uncommitted (most on node {most}: {render_bytes(rooms[most])})"
     return Rejection(key=instance.key, reason=Reason.NO_MEMORY, detail=detail)
 
 
+def lacking_memory(ledger: Ledger, instance: Instance, nodes: NodeSet) -> str | None:
+    """Why given nodes do not hold the memory limit of an instance beside all others, None when they do."""
+    size = memory_limit(instance)
+    entry = ledger.release(instance.key)
+    holds = ledger.rooms.holds(nodes.mask, size)
+    left = 0 if holds else sum(ledger.rooms.left(node) or 0 for node in nodes)
+    if entry is not None:
+        ledger.commit(instance.key, entry)
+    if holds:
+        return None
+    what = f"nodes {nodes} have" if len(nodes) > 1 else f"node {nodes} has"
+    return f"its limit is {render_bytes(size)}, {what} {render_bytes(left)} uncommitted"
+
+
 def _not_one(desk: Desk, instance: Instance, width: int) -> str:
-    need, rooms = desk.need(instance), _known_rooms(desk)
+    need, rooms = desk.firm_need(instance), _known_rooms(desk)
     detail = f"policy single-numa-node, but {need.cpus} vCPU{'s' if need.cpus != 1 else ''}"
     if need.memory_bytes:
         detail += f" and {render_bytes(need.memory_bytes)}"

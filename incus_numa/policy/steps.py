@@ -7,17 +7,8 @@ then memory is widened to the union of old and new nodes, then CPUs change, then
 from __future__ import annotations
 
 from incus_numa.cpuset import NodeSet
-from incus_numa.model.plan import PatchNodes, Placement, Plan, Step, WriteCpus, WriteMems
-from incus_numa.model.snapshot import NOTHING, Observed, Snapshot
-
-
-def diff(plan: Plan, snapshot: Snapshot) -> tuple[Step, ...]:
-    """Steps for all placements, in the order of the plan; those of one instance stand together and in order."""
-    steps: list[Step] = []
-    for placement in plan.placements:
-        observed = snapshot.observed.get(placement.key, NOTHING)
-        steps.extend(diff_one(placement, observed, snapshot.machine.memory_nodes))
-    return tuple(steps)
+from incus_numa.model.plan import PatchNodes, Placement, Step, WriteCpus, WriteMems
+from incus_numa.model.snapshot import Observed
 
 
 def diff_one(placement: Placement, observed: Observed, memory_nodes: NodeSet) -> tuple[Step, ...]:

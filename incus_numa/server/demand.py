@@ -33,7 +33,7 @@ _OWN_KEYS = tuple(_OWN_PREFIX + name for name in ("policy", "memory", "group", "
 _VM_MEMORY_BYTES = 1 << 30
 _MAX_BYTES = 1 << 63
 _MAX_TEXT = 4096
-_COUNT = re.compile(r"[0-9]{1,6}")
+_COUNT = re.compile(r"[0-9]{1,64}")
 _TOPOLOGY = re.compile(r"(sockets|cores|threads)\s*=\s*([0-9]{1,6})")
 _PERCENT = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*%")
 _SLICE = re.compile(r"([0-9]{1,9})\s*(?:ms)?\s*/\s*([0-9]{1,9})\s*(?:ms)?")
@@ -168,13 +168,14 @@ def _demand(keys: _Keys, raw: ServerInstance, machine: Machine) -> Demand:
     memory = keys.read(
         "limits.memory",
         lambda text: parse_memory_limit(text, machine.memory_bytes),
-        default=_VM_MEMORY_BYTES if virtual else raw.memory_usage,
+        default=_VM_MEMORY_BYTES if virtual else None,
     )
     return Demand(
         vcpus=vcpus,
         # The server applies an allowance to containers only.
         weight=float(count) if virtual else weight,
         memory_bytes=memory or raw.memory_usage,
+        memory_is_usage=memory is None and raw.memory_usage is not None,
         pinned_cpus=pinned,
     )
 
@@ -190,9 +191,9 @@ def _parse_topology(text: str) -> int:
 
 
 def _checked_count(count: int, text: str) -> int:
-    if not 1 <= count <= MAX_ID:
-        raise ValueError(f"bad number of vCPUs {_short(text)}: expected 1 to {MAX_ID}, or a CPU list such as 0-3,8")
-    return count
+    if count < 1:
+        raise ValueError(f"bad number of vCPUs {_short(text)}: expected 1 or more, or a CPU list such as 0-3,8")
+    return min(count, MAX_ID)
 
 
 S = TypeVar("S", CpuSet, NodeSet)

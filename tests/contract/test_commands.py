@@ -151,6 +151,19 @@ def test_plan_does_not_depend_on_the_order_of_instances(tmp_path: Path) -> None:
     assert plans[0]["placements"] == plans[1]["placements"]
 
 
+def test_a_pin_in_a_document_weighs_as_many_cpus_as_it_lists(tmp_path: Path) -> None:
+    pins = [{"name": "a", "pinned_cpus": "0-2"}, {"name": "b", "pinned_cpus": "0-2", "vcpus": 1}]
+    loads = [plan(tmp_path, [pin], ONE_NODE, "-f", "json").data["node_load"] for pin in pins]
+    assert loads == [{"0": 0.75}, {"0": 0.25}]
+
+
+@pytest.mark.parametrize("entry", [{"group": "db"}, {"avoid": ["db"]}, {"device_nodes": [0]}])
+def test_plan_warns_of_what_it_does_not_use(tmp_path: Path, entry: dict[str, Any]) -> None:
+    result = plan(tmp_path, [{"name": "web", "vcpus": 1, **entry}, {"name": "x"}], ONE_NODE, "-f", "json")
+    text = "group, avoid and device_nodes are not used by this version"
+    assert (result.code, result.data["warnings"], result.err) == (0, [text], f"Warning: {text}\n")
+
+
 def test_plan_of_nothing_is_0(tmp_path: Path) -> None:
     assert plan(tmp_path, []).code == 0
     assert plan(tmp_path, [], ONE_NODE, "-f", "csv").out == "instance,nodes,cpus,mems,moved,reason\n"

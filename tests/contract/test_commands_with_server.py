@@ -20,7 +20,7 @@ from tests import builders
 from tests.commands import config_file, is_clean, run, run_beside, server_config, write_config
 from tests.contract import simulated
 from tests.contract.simulated import Host
-from tests.contract.small_server import INFO, SmallServer, html, refused, sync
+from tests.contract.small_server import INFO, INSTANCE, SmallServer, html, refused, sync
 
 BALANCED = {"limits.cpu.nodes": "balanced"}
 SERVER_COMMANDS = (("list",), ("explain", "db"), ("check",), ("rebalance",), ("rebalance", "--dry-run"))
@@ -97,6 +97,19 @@ async def test_one_broken_instance_hides_no_other(small: SmallServer, tmp_path: 
     assert is_clean(result)
 
 
+async def test_check_leaves_out_what_is_on_other_cluster_members(small: SmallServer, tmp_path: Path) -> None:
+    names = {"server": "incus", "server_version": "6.0.4"}
+    environment = {**names, "server_clustered": True, "server_name": "one"}
+    small.answers["GET /1.0"] = lambda: sync({**INFO, "environment": environment})
+    both = [
+        {**INSTANCE, "name": name, "location": member, "expanded_config": {"limits.cpu": "a lot"}}
+        for name, member in (("here", "one"), ("there", "two"))
+    ]
+    small.answers["GET /1.0/instances"] = lambda: sync(both)
+    result = await run_beside("check", "-f", "json", "--config", server_config(tmp_path, small.path))
+    assert {one["about"] for one in result.data} - {"host", "server"} == {"web/here"}
+
+
 @pytest.fixture
 async def host() -> AsyncIterator[Host]:
     async with simulated.host(SimulatorOptions(lock_release_s=(0.0, 0.0), balances=False)) as running:
@@ -139,6 +152,23 @@ async def test_a_container_whose_cgroup_cannot_be_read_is_1(host: Host) -> None:
     assert result.code == 1
     assert result.err.startswith("Error: db: its cgroup was not found")
     assert (check.code, [one["about"] for one in check.data]) == (4, ["db"])
+
+
+async def test_where_cgroups_cannot_be_set_nothing_is_changed_and_it_is_1(host: Host) -> None:
+    key = host.simulator.create("db", {"limits.cpu": "2", "limits.memory": "1GiB", **BALANCED})
+    await host.simulator.start(key)
+    config = write_config(host.simulator)
+    before = dict(host.simulator.incus.get(key).config)
+    file = host.simulator.cgroup / "cgroup.controllers"
+    had = file.read_text()
+    file.write_text("cpu memory\n")
+    result = await run_beside("rebalance", "--config", config)
+    dry = await run_beside("rebalance", "--dry-run", "--config", config)
+    file.write_text(had)
+    assert (result.code, result.out) == (1, "")
+    assert (host.simulator.incus.get(key).config, host.cpus(key)) == (before, CpuSet())
+    assert result.err.startswith("Error: the kernel offers no cpuset controller")
+    assert dry.code == 0
 
 
 async def test_what_a_project_forbids_is_4_and_the_cgroup_is_set_all_the_same(host: Host) -> None:

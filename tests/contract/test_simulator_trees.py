@@ -156,5 +156,5 @@ async def test_payload_group_is_found_by_name_and_by_pid() -> None:
             await h.simulator.start(key)
             files = CgroupFiles(h.simulator.cgroup, h.simulator.procfs)
             assert files.find(key) == h.path(key, "")
-            assert files.find_by_pid(h.simulator.incus.get(key).pid) == h.path(key, "")
+            assert files.find_by_pid(key, h.simulator.incus.get(key).pid) == h.path(key, "")
             assert files.check() == ()

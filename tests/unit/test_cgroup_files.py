@@ -84,18 +84,18 @@ def test_group_without_cpuset_files_is_none(files: CgroupFiles, tmp_path: Path) 
 def test_group_is_found_by_pid_however_deep(files: CgroupFiles, tmp_path: Path, text: str, name: str) -> None:
     group = _group(tmp_path, name)
     _process(tmp_path, text)
-    assert files.find_by_pid(7) == group
+    assert files.find_by_pid(InstanceKey("default", "c1"), 7) == group
 
 
 @pytest.mark.parametrize("text", ["0::/\n", "0::/system.slice/incus.service\n", "4:cpuset:/lxc.payload.c1\n", ""])
 def test_process_outside_any_payload_has_no_group(files: CgroupFiles, tmp_path: Path, text: str) -> None:
     _group(tmp_path)
     _process(tmp_path, text)
-    assert files.find_by_pid(7) is None
+    assert files.find_by_pid(InstanceKey("default", "c1"), 7) is None
 
 
 def test_process_that_ended_has_no_group(files: CgroupFiles) -> None:
-    assert files.find_by_pid(7) is None
+    assert files.find_by_pid(InstanceKey("default", "c1"), 7) is None
 
 
 def test_empty_files_are_empty_sets(files: CgroupFiles, tmp_path: Path) -> None:
@@ -253,3 +253,18 @@ def test_effective_cpus_are_read_or_unknown(files: CgroupFiles, tmp_path: Path) 
     assert files.effective_cpus(group) is None
     (group / "cpuset.cpus.effective").write_text("0-3\n")
     assert files.effective_cpus(group) == CpuSet(range(4))
+
+
+def test_a_pid_in_another_instances_group_does_not_lead_there(files: CgroupFiles, tmp_path: Path) -> None:
+    _group(tmp_path, "lxc.payload.victim")
+    _process(tmp_path, "0::/lxc.payload.victim\n")
+    assert files.find_by_pid(InstanceKey("default", "c1"), 7) is None
+
+
+def test_a_group_that_an_earlier_run_left_behind_is_not_the_instances(files: CgroupFiles, tmp_path: Path) -> None:
+    left = _group(tmp_path)
+    (left / "cgroup.events").write_text("populated 0\nfrozen 0\n")
+    now = _group(tmp_path, "lxc.payload.c1-1")
+    _process(tmp_path, "0::/lxc.payload.c1-1\n")
+    key = InstanceKey("default", "c1")
+    assert (files.find(key), files.find_by_pid(key, 7)) == (None, now)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
 from incus_numa.cli import findings
 from incus_numa.cli.findings import Capacity, Finding, Severity
 from incus_numa.cpuset import CpuSet, NodeSet
-from incus_numa.daemon.observe import Seen
 from incus_numa.model.instance import InstanceKey, InstanceType
 from incus_numa.model.plan import Plan, Reason, Rejection
 from incus_numa.model.snapshot import Observed
@@ -101,36 +99,36 @@ def test_nodes_that_the_machine_does_not_have() -> None:
     assert (one.severity, "names nodes 4-5" in one.text) == (Severity.WARNING, True)
 
 
-def seen(nodes: str, cpus: str | None, *, managed: bool = True) -> Seen:
+def placed(nodes: str, cpus: str | None, actual: str | None = None, *, managed: bool = True) -> list[Finding]:
+    """Findings about a record of nodes, `cpuset.cpus`, and the CPUs that are left of them."""
     observed = Observed(nodes=NodeSet.parse(nodes) or None, cpus=None if cpus is None else CpuSet.parse(cpus))
-    group = None if cpus is None else Path("/sys/fs/cgroup/lxc.payload.c1")
-    instance = builders.instance("c1", managed=managed)
-    return Seen(instance=instance, observed=observed, group=group, marked=None, etag=None, turn=1)
+    left = observed.cpus if actual is None else CpuSet.parse(actual)
+    return findings.check_placed(builders.instance("c1", managed=managed), observed, left, MACHINE)
 
 
 @pytest.mark.parametrize(("nodes", "cpus"), [("0", "0-1"), ("0-1", "1-2"), ("", "0-7")])
 def test_a_true_record(nodes: str, cpus: str) -> None:
-    assert findings.check_placed(seen(nodes, cpus), CpuSet.parse(cpus), MACHINE) == []
+    assert placed(nodes, cpus) == []
 
 
 @pytest.mark.parametrize(("nodes", "cpus"), [("0", "2-3"), ("0", "1-2"), ("0-1", "2-3"), ("0-3", "0")])
 def test_an_untrue_record(nodes: str, cpus: str) -> None:
-    (one,) = findings.check_placed(seen(nodes, cpus), CpuSet.parse(cpus), MACHINE)
+    (one,) = placed(nodes, cpus)
     assert (one.severity, "not true" in one.text) == (Severity.WARNING, True)
 
 
 def test_a_record_is_true_or_not_by_the_cpus_that_are_left() -> None:
     """`cpuset.cpus` names two nodes, but the CPUs of one are offline."""
-    assert len(findings.check_placed(seen("0-1", "0-3"), CpuSet.parse("0-1"), MACHINE)) == 1
+    assert len(placed("0-1", "0-3", "0-1")) == 1
 
 
 def test_a_container_without_its_cgroup() -> None:
-    (one,) = findings.check_placed(seen("0", None), None, MACHINE)
+    (one,) = placed("0", None)
     assert (one.severity, "cgroup" in one.text) == (Severity.WARNING, True)
 
 
 def test_unmanaged_instances_are_nobodys_business() -> None:
-    assert findings.check_placed(seen("0", "2-3", managed=False), CpuSet.parse("2-3"), MACHINE) == []
+    assert placed("0", "2-3", managed=False) == []
 
 
 def test_the_host() -> None:

@@ -6,10 +6,9 @@ import pytest
 
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.instance import InstanceKey
-from incus_numa.model.plan import PatchNodes, Placement, Plan, WriteCpus, WriteMems
-from incus_numa.model.snapshot import Observed, Snapshot
+from incus_numa.model.plan import PatchNodes, Placement, WriteCpus, WriteMems
+from incus_numa.model.snapshot import Observed
 from incus_numa.policy import steps
-from tests.builders import machine
 
 KEY = InstanceKey("default", "x")
 MEMORY_NODES = NodeSet(range(4))
@@ -67,15 +66,3 @@ def test_what_is_wrong_is_put_right_widening_first(
 
 def test_without_a_cgroup_only_the_record_is_written() -> None:
     assert told(placed("0", "0-1", "0"), Observed()) == ["nodes None>0"]
-
-
-def test_all_placements_get_their_steps_in_the_order_of_the_plan() -> None:
-    other = Placement(key=InstanceKey("default", "y"), nodes=NodeSet([1]), cpus=CpuSet([4]))
-    state = Snapshot(machine=machine(), observed={KEY: seen("0", "0"), other.key: seen("0", "0")})
-    found = steps.diff(Plan(placements=(placed("1", "4"), other)), state)
-    assert [(step.key.name, type(step)) for step in found] == [
-        ("x", PatchNodes),
-        ("x", WriteCpus),
-        ("y", PatchNodes),
-        ("y", WriteCpus),
-    ]

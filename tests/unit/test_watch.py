@@ -29,7 +29,7 @@ def _group(folder: Path, name: str = "c1") -> Path:
     return group
 
 
-async def _next(watch: CpusetWatch) -> InstanceKey:
+async def _next(watch: CpusetWatch) -> InstanceKey | None:
     async with asyncio.timeout(10):
         return await anext(watch.changes())
 
