@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import assert_never
 
 from incus_numa.applier.protocol import Target, describe
 from incus_numa.errors import ForbiddenKeyError, GoneError, ReportError, RetryError
@@ -15,6 +14,9 @@ from incus_numa.model.plan import Outcome, PatchNodes, Step, StepResult, WriteCp
 from incus_numa.server.protocol import Server
 
 log = logging.getLogger(__name__)
+
+_ENDING = frozenset({Outcome.GONE, Outcome.FAILED, Outcome.BUSY})
+"""Outcomes that end an instance's steps. Where the project forbids the record, the cgroup is set all the same."""
 
 PARALLEL_MEMORY_WRITES = 2
 """Writes of cpuset.mems at a time: each may move much memory, which slows the whole host."""
@@ -31,44 +33,28 @@ class LiveApplier:
 
     async def apply(self, target: Target, steps: Sequence[Step]) -> tuple[StepResult, ...]:
         """Results of the steps that were tried; the decision is marked on the cgroup before anything is written."""
-        results: list[StepResult] = []
         if target.group is not None and target.mark is not None:
             try:
                 self._cgroups.mark(target.group, target.mark)
             except GoneError as error:
                 return tuple(StepResult(step=step, outcome=Outcome.GONE, detail=str(error)) for step in steps[:1])
+        results: list[StepResult] = []
         for step in steps:
-            result = await self._try(target, step)
-            results.append(result)
-            _log(result)
-            if result.outcome in (Outcome.GONE, Outcome.FAILED, Outcome.BUSY):
+            if not isinstance(step, PatchNodes):
                 break
+            results.append(await self._patched(target, step))
+        if all(result.outcome not in _ENDING for result in results):
+            results += await self._written([(target, [step for step in steps if not isinstance(step, PatchNodes)])])
+        for result in results:
+            _log(result)
         return tuple(results)
 
     async def apply_together(self, work: Sequence[tuple[Target, Sequence[Step]]]) -> tuple[StepResult, ...]:
-        """Results of all steps. CPUs are written in one thread; what moves memory takes its turn as always."""
-        quick = [(target, step) for target, steps in work for step in steps if isinstance(step, WriteCpus)]
-        slow = [(target, [step for step in steps if not isinstance(step, WriteCpus)]) for target, steps in work]
-        results: list[StepResult] = []
-        if quick:
-            try:
-                await self._in_thread(partial(self._write_all, quick, results))
-            except TimeoutError:
-                log.warning("cpusets of %d instances not written after %g s", len(quick), self.write_timeout_s)
-            for result in results:
-                _log(result)
-        for target, steps in slow:
-            results += await self.apply(target, steps) if steps else ()
+        """Results of all steps, written in one thread."""
+        results = await self._written(work)
+        for result in results:
+            _log(result)
         return tuple(results)
-
-    def _write_all(self, writes: Sequence[tuple[Target, WriteCpus]], results: list[StepResult]) -> None:
-        for target, step in writes:
-            try:
-                if target.group is not None:
-                    self._cgroups.write_cpus(target.group, step.cpus)
-                results.append(StepResult(step=step, outcome=Outcome.DONE))
-            except (GoneError, RetryError, ReportError) as error:
-                results.append(_failure(step, error))
 
     async def release(self, target: Target, steps: Sequence[Step]) -> tuple[StepResult, ...]:
         """Results of the steps; the mark goes away when all of them worked."""
@@ -77,29 +63,50 @@ class LiveApplier:
             self._cgroups.unmark(target.group)
         return results
 
-    async def _try(self, target: Target, step: Step) -> StepResult:
+    async def _patched(self, target: Target, step: PatchNodes) -> StepResult:
         try:
-            await self._apply_one(target, step)
+            await self._patch(target, step)
         except (GoneError, RetryError, ReportError) as error:
             return _failure(step, error)
-        except TimeoutError:
-            detail = f"not finished after {self.write_timeout_s:g} s; the kernel goes on by itself"
-            return StepResult(step=step, outcome=Outcome.FAILED, detail=detail)
         return StepResult(step=step, outcome=Outcome.DONE)
 
-    async def _apply_one(self, target: Target, step: Step) -> None:
-        match step:
-            case PatchNodes():
-                await self._patch(target, step)
-            case WriteCpus():
-                if target.group is not None:
-                    await self._in_thread(partial(self._cgroups.write_cpus, target.group, step.cpus))
-            case WriteMems():
-                if target.group is not None:
-                    async with self._memory_writes:
-                        await self._in_thread(partial(self._cgroups.write_mems, target.group, step.mems))
-            case _:
-                assert_never(step)
+    async def _written(self, work: Sequence[tuple[Target, Sequence[Step]]]) -> list[StepResult]:
+        """Write cgroups in one thread; writes that move memory wait for their turn and have a time limit."""
+        if not any(steps for _, steps in work):
+            return []
+        results: list[StepResult] = []
+        write = partial(self._write_all, work, results)
+        try:
+            if any(isinstance(step, WriteMems) for _, steps in work for step in steps):
+                async with self._memory_writes:
+                    await self._in_thread(write)
+            else:
+                await self._in_thread(write)
+        except TimeoutError:
+            detail = f"not finished after {self.write_timeout_s:g} s; the kernel goes on by itself"
+            told = len(results)
+            late = [step for _, steps in work for step in steps][told : told + 1]
+            return results[:told] + [StepResult(step=step, outcome=Outcome.FAILED, detail=detail) for step in late]
+        return results
+
+    def _write_all(self, work: Sequence[tuple[Target, Sequence[Step]]], results: list[StepResult]) -> None:
+        """Runs in a thread. A step that fails ends its instance's steps, and no other's."""
+        for target, steps in work:
+            for step in steps:
+                result = self._write(target, step)
+                results.append(result)
+                if result.outcome is not Outcome.DONE:
+                    break
+
+    def _write(self, target: Target, step: Step) -> StepResult:
+        try:
+            if isinstance(step, WriteCpus) and target.group is not None:
+                self._cgroups.write_cpus(target.group, step.cpus)
+            elif isinstance(step, WriteMems) and target.group is not None:
+                self._cgroups.write_mems(target.group, step.mems)
+        except (GoneError, RetryError, ReportError) as error:
+            return _failure(step, error)
+        return StepResult(step=step, outcome=Outcome.DONE)
 
     async def _patch(self, target: Target, step: PatchNodes) -> None:
         """Write the record. Servers before Incus 6.0.3 and 6.8 refuse node "0" and take the range "0-0"."""

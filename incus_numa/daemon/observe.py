@@ -189,13 +189,14 @@ class World:
             return None
         return await self._take(raw, turn)
 
-    def look_at_cgroup(self, key: InstanceKey) -> Seen | None:
-        """Read one instance's cgroup again; None if it is gone."""
+    def look_at_cgroup(self, key: InstanceKey, *, memory: bool = True) -> Seen | None:
+        """Read one instance's cgroup again, without `memory` only its CPUs; None if it is gone."""
         seen = self._seen.get(key)
         if seen is None or seen.group is None:
             return seen
         try:
-            cpus, mems = self.cgroups.read_sets(seen.group)
+            cpus = self.cgroups.read_cpus(seen.group)
+            mems = self.cgroups.read_mems(seen.group) if memory else seen.observed.mems
         except GoneError:
             return None
         except ReportError as error:

@@ -128,10 +128,10 @@ class Reconciler:
         placement, seen = self._placements.get(key), self.world.get(key)
         return placement is not None and seen is not None and set(todo) <= set(self._steps(placement, seen))
 
-    def has_drifted(self, key: InstanceKey) -> bool:
-        """Whether the cgroup differs from the placement. Reads the cgroup."""
+    def has_drifted(self, key: InstanceKey, *, memory: bool = True) -> bool:
+        """Whether the cgroup differs from the placement. Reads the cgroup, without `memory` only its CPUs."""
         placement = self._placements.get(key)
-        seen = self.world.look_at_cgroup(key)
+        seen = self.world.look_at_cgroup(key, memory=memory)
         return placement is not None and seen is not None and bool(self._steps(placement, seen))
 
     def is_own_update(self, key: InstanceKey) -> bool:

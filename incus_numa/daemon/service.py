@@ -79,7 +79,7 @@ class Service:
         self._full_again = False
         self._passes: set[asyncio.Task[None]] = set()
         self._problems: frozenset[str] = frozenset()
-        self._drifted: dict[InstanceKey, None] = {}
+        self._drifted: dict[InstanceKey, bool] = {}
         self._drift_wake = asyncio.Event()
         self._skipped: set[InstanceKey] = set()
         self._machine_seen = float("-inf")
@@ -239,8 +239,11 @@ class Service:
         return True
 
     async def _follow_cpusets(self) -> None:
-        async for key in self._watch.changes():
-            self._triggers.look_at_cgroups(self._world.managed() if key is None else (key,))
+        async for key, memory in self._watch.changes():
+            if key is None:
+                self._triggers.look_at_cgroups(self._world.managed())
+            else:
+                self._triggers.look_at_cgroup(key, memory=memory)
 
     async def _dispatch(self, group: asyncio.TaskGroup) -> None:
         while True:
@@ -256,7 +259,8 @@ class Service:
                     self._running[key] = starting
                     self._begin(group, self._pass_over(key, starting=starting), f"pass {key}")
             if work.drifted:
-                self._drifted.update(dict.fromkeys(work.drifted))
+                for key, memory in work.drifted:
+                    self._drifted[key] = memory or self._drifted.get(key, False)
                 self._drift_wake.set()
 
     async def _pass_over_everything(self) -> None:
@@ -302,12 +306,16 @@ class Service:
             self._drift_wake.clear()
             self._check_machine()
             while self._drifted:
-                keys = list(itertools.islice(self._drifted, TOGETHER))
-                for key in keys:
+                hints = list(itertools.islice(self._drifted.items(), TOGETHER))
+                for key, _ in hints:
                     del self._drifted[key]
                 # Those that a pass works on are compared when it is done.
-                self._skipped.update(key for key in keys if key in self._running)
-                drifted = [key for key in keys if key not in self._running and self._reconciler.has_drifted(key)]
+                self._skipped.update(key for key, _ in hints if key in self._running)
+                drifted = [
+                    key
+                    for key, memory in hints
+                    if key not in self._running and self._reconciler.has_drifted(key, memory=memory)
+                ]
                 if drifted:
                     await self._guarded(self._reconciler.reassert(drifted))
                 await asyncio.sleep(REST_S if self._running else 0)

@@ -33,11 +33,11 @@ SHUFFLING = STARTS | {"instance-stopped", "instance-shutdown", "instance-updated
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """What to look at now."""
+    """What to look at now: `instances` with whether they are starting, `drifted` with whether memory may have, too."""
 
     everything: bool = False
     instances: tuple[tuple[InstanceKey, bool], ...] = ()
-    drifted: tuple[InstanceKey, ...] = ()
+    drifted: tuple[tuple[InstanceKey, bool], ...] = ()
 
 
 class Triggers:
@@ -47,7 +47,7 @@ class Triggers:
         self._wake = asyncio.Event()
         self._everything = False
         self._instances: dict[InstanceKey, bool] = {}
-        self._drifted: dict[InstanceKey, None] = {}
+        self._drifted: dict[InstanceKey, bool] = {}
 
     def look_at_everything(self) -> None:
         """Look at all instances."""
@@ -59,14 +59,14 @@ class Triggers:
         self._instances[key] = starting or self._instances.get(key, False)
         self._wake.set()
 
-    def look_at_cgroup(self, key: InstanceKey) -> None:
-        """Look at one instance's cgroup."""
-        self._drifted[key] = None
+    def look_at_cgroup(self, key: InstanceKey, *, memory: bool = True) -> None:
+        """Look at one instance's cgroup; without `memory` only its CPUs may have changed."""
+        self._drifted[key] = memory or self._drifted.get(key, False)
         self._wake.set()
 
     def look_at_cgroups(self, keys: Sequence[InstanceKey]) -> None:
         """Look at several instances' cgroups."""
-        self._drifted.update(dict.fromkeys(keys))
+        self._drifted.update(dict.fromkeys(keys, True))
         self._wake.set()
 
     async def next(self) -> Work:
@@ -78,7 +78,7 @@ class Triggers:
         work = Work(
             everything=self._everything or many,
             instances=starts if many else tuple(self._instances.items()),
-            drifted=tuple(self._drifted),
+            drifted=tuple(self._drifted.items()),
         )
         self._everything = False
         self._instances.clear()

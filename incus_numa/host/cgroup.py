@@ -98,12 +98,15 @@ class CgroupFiles:
 
     def read(self, group: Path) -> GroupState:
         """CPUs, memory nodes and mark of a payload cgroup. Raises GoneError, ReportError."""
-        cpus, mems = self.read_sets(group)
-        return GroupState(cpus=cpus, mems=mems, decided=self._read_mark(group))
+        return GroupState(cpus=self.read_cpus(group), mems=self.read_mems(group), decided=self._read_mark(group))
 
-    def read_sets(self, group: Path) -> tuple[CpuSet, NodeSet]:
-        """CPUs and memory nodes of a payload cgroup. Raises GoneError, ReportError."""
-        return self._parse(CpuSet, group, "cpuset.cpus"), self._parse(NodeSet, group, "cpuset.mems")
+    def read_cpus(self, group: Path) -> CpuSet:
+        """`cpuset.cpus` of a payload cgroup. Raises GoneError, ReportError."""
+        return self._parse(CpuSet, group, "cpuset.cpus")
+
+    def read_mems(self, group: Path) -> NodeSet:
+        """`cpuset.mems` of a payload cgroup. Raises GoneError, ReportError."""
+        return self._parse(NodeSet, group, "cpuset.mems")
 
     def memory_by_node(self, group: Path) -> dict[int, int] | None:
         """Anonymous memory per node in bytes (`memory.numa_stat`), None when the kernel does not tell."""

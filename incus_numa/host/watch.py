@@ -16,6 +16,8 @@ from incus_numa.model.instance import InstanceKey
 
 log = logging.getLogger(__name__)
 
+CPUS, MEMS = "cpuset.cpus", "cpuset.mems"
+
 
 class CpusetWatch:
     """Watches `cpuset.cpus` and `cpuset.mems` of the payload cgroups it is told about."""
@@ -35,9 +37,7 @@ class CpusetWatch:
             if known is not None and known[0] == identity:
                 return False
             self.remove(key)
-            watches = tuple(
-                self._inotify.add_watch(group / name, Mask.CLOSE_WRITE) for name in ("cpuset.cpus", "cpuset.mems")
-            )
+            watches = tuple(self._inotify.add_watch(group / name, Mask.CLOSE_WRITE) for name in (CPUS, MEMS))
         except OSError as error:
             if not self._full and not isinstance(error, FileNotFoundError):
                 log.warning(
@@ -61,14 +61,14 @@ class CpusetWatch:
             with contextlib.suppress(OSError):
                 self._inotify.rm_watch(watch)
 
-    async def changes(self) -> AsyncIterator[InstanceKey | None]:
-        """Instances whose cpuset was written by anyone, ourselves included. Runs until cancelled.
+    async def changes(self) -> AsyncIterator[tuple[InstanceKey | None, bool]]:
+        """Instances whose CPUs (False) or memory nodes (True) were written by anyone, ourselves included.
 
         None means that the kernel could not queue all changes: any may have been written.
         """
         async for event in self._inotify:
             if event.mask & Mask.Q_OVERFLOW:
-                yield None
+                yield None, True
                 continue
             key = self._keys.get(event.watch.wd) if event.watch is not None else None
             if key is None:
@@ -76,7 +76,7 @@ class CpusetWatch:
             if event.mask & Mask.IGNORED:
                 self.remove(key)
             else:
-                yield key
+                yield key, event.watch is not None and event.watch.path.name == MEMS
 
     def close(self) -> None:
         """Give back the descriptor."""

@@ -104,7 +104,7 @@ def test_empty_files_are_empty_sets(files: CgroupFiles, tmp_path: Path) -> None:
 
 def test_sets_are_read(files: CgroupFiles, tmp_path: Path) -> None:
     group = _group(tmp_path, cpus="0-3,8", mems="1")
-    assert files.read_sets(group) == (CpuSet([0, 1, 2, 3, 8]), NodeSet([1]))
+    assert (files.read_cpus(group), files.read_mems(group)) == (CpuSet([0, 1, 2, 3, 8]), NodeSet([1]))
 
 
 def test_garbage_is_reported_with_the_file(files: CgroupFiles, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_file_that_is_a_folder_is_reported(files: CgroupFiles, tmp_path: Path) -
     (group / "cpuset.cpus").unlink()
     (group / "cpuset.cpus").mkdir()
     with pytest.raises(ReportError, match=os.strerror(errno.EISDIR)):
-        files.read_sets(group)
+        files.read_cpus(group)
 
 
 def test_mark_is_read_again(files: CgroupFiles, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -182,30 +181,6 @@ def test_a_pin_is_respected_counted_and_recorded() -> None:
     assert plan.node_load == {0: 0.25, 1: 0.25, 2: 0.25, 3: 0.0}
 
 
-@pytest.mark.parametrize(("gib", "mems"), [(32, NodeSet([0])), (33, None)])
-def test_memory_of_a_pin_is_bound_only_where_its_limit_fits(gib: int, mems: NodeSet | None) -> None:
-    found = place(snapshot(machine(), instance("x", pinned="2-3", memory_bytes=gib * GIB)))
-    assert (found.nodes, found.mems) == (NodeSet([0]), mems)
-
-
-def test_memory_of_a_pin_that_does_not_fit_is_told_with_the_numbers() -> None:
-    there = instance("a", vcpus=1, memory_bytes=20 * GIB)
-    state = snapshot(
-        machine(), there, instance("x", pinned="2", memory_bytes=16 * GIB), observed={there.key: decided("0", "0")}
-    )
-    assert place(state).reason == (
-        "limits.cpu lists CPUs 2: respected, on node 0; "
-        "memory is not bound: its limit is 16 GiB, node 0 has 12 GiB uncommitted"
-    )
-
-
-def test_a_pin_is_bound_or_not_the_same_way_again() -> None:
-    state = snapshot(machine(), *(instance(name, pinned="2", memory_bytes=20 * GIB) for name in "ab"))
-    first = planner.plan(state, SETTINGS)
-    again = planner.plan(replace(state, observed=settled(first)), SETTINGS)
-    assert [one.mems for one in first.placements] == [one.mems for one in again.placements] == [None, None]
-
-
 def test_a_pin_to_cpus_that_are_not_online_is_refused() -> None:
     found = refusal(snapshot(machine(), instance("x", pinned="99")))
     assert (found.reason, found.detail) == (
@@ -254,14 +229,6 @@ def test_restricted_refuses_only_what_would_be_narrower_on_an_empty_machine() ->
     assert place(snapshot(machine(), instance("x", vcpus=6, policy=Policy.RESTRICTED))).nodes == NodeSet([0, 1])
 
 
-@pytest.mark.parametrize(("mode", "mems"), [("local", None), ("none", None), ("bind", NodeSet([0]))])
-def test_policy_none_binds_memory_only_when_told_to(mode: str, mems: NodeSet | None) -> None:
-    host = with_nodes(unequal(2), Node(id=1, cpus=CpuSet(), memory_bytes=64 * GIB))
-    found = place(snapshot(host, instance("x", vcpus=1, policy=Policy.NONE, memory=MemoryMode(mode))))
-    assert (found.nodes, found.mems) == (NodeSet([0]), mems)
-    assert found.reason == "policy none: all usable CPUs of the machine"
-
-
 def test_the_reason_counts_memory_only_nodes_where_they_are_used() -> None:
     host = with_nodes(unequal(2, memory=(8 * GIB,)), Node(id=1, cpus=CpuSet(), memory_bytes=64 * GIB))
     wide, narrow = (instance("x", vcpus=2, memory_bytes=size * GIB) for size in (20, 4))
@@ -281,52 +248,10 @@ def test_what_it_has_is_kept_though_another_node_is_less_loaded() -> None:
     assert (found.nodes, found.cpus, found.moved) == (NodeSet([0]), CpuSet([1, 3]), False)
 
 
-def over_time(*gib: int, first: Snapshot | None = None, **more: Any) -> list[tuple[str, str, bool]]:
-    """Plans one after the other, each applied, while an instance without a limit uses so much memory."""
-    state, found = first or snapshot(machine()), []
-    for size in gib:
-        now = instance("x", memory_bytes=size * GIB, memory_is_usage=True, **more)
-        state = replace(state, instances=(*(one for one in state.instances if one.key != now.key), now))
-        one = place(state)
-        found.append((str(one.nodes), str(one.mems), one.moved))
-        state = replace(state, observed=settled(planner.plan(state, SETTINGS)))
-    return found
-
-
-@pytest.mark.parametrize("policy", list(Policy))
-def test_use_of_memory_alone_never_moves_widens_narrows_or_refuses(policy: Policy) -> None:
-    for vcpus in (None, 1, 4):
-        found = over_time(0, 40, 0, 130, 0, vcpus=vcpus, policy=policy)
-        assert found == [("0-3", "None", False) if policy is Policy.NONE else ("0", "0", False)] * 5
-
-
-@pytest.mark.parametrize("policy", list(Policy))
-@pytest.mark.parametrize("gib", [1, 40, 130])
-def test_where_use_of_memory_has_led_a_new_instance_it_stays(gib: int, policy: Policy) -> None:
-    found = over_time(gib, 0, gib, 20, 200, vcpus=1, policy=policy)
-    assert found == found[:1] * 5
-    wide = gib == 40 and policy in (Policy.BALANCED, Policy.BEST_EFFORT)
-    assert found[0][0] == ("0-3" if policy is Policy.NONE else "0-1" if wide else "0")
-
-
-def test_with_fewer_vcpus_an_instance_without_a_limit_is_narrowed_all_the_same() -> None:
-    eight, two = (instance("x", vcpus=count, memory_bytes=40 * GIB, memory_is_usage=True) for count in (8, 2))
-    first = planner.plan(snapshot(machine(), eight), SETTINGS)
-    found = place(snapshot(machine(), two, observed=settled(first)))
-    assert (first.placements[0].nodes, found.nodes, found.moved) == (NodeSet([0, 1]), NodeSet([0]), True)
-
-
 def test_what_may_not_be_moved_is_not_narrowed() -> None:
     seen = {key("x"): decided("2-3", "8,10,12,14")}
     found = place(snapshot(machine(), instance("x", vcpus=4, movable=False), observed=seen))
     assert (found.nodes, found.cpus, found.moved) == (NodeSet([2, 3]), CpuSet([8, 10, 12, 14]), False)
-
-
-def test_a_bound_pin_is_not_unbound_by_others() -> None:
-    pin = instance("x", pinned="2", memory_bytes=20 * GIB)
-    other = instance("a", memory_bytes=20 * GIB, managed=False)
-    seen = {pin.key: decided("0", "2", "0"), other.key: Observed(nodes=NodeSet([0]))}
-    assert place(snapshot(machine(), pin, other, observed=seen)).mems == NodeSet([0])
 
 
 def test_a_placement_wider_than_needed_is_given_up() -> None:
@@ -345,12 +270,6 @@ def test_the_servers_choice_is_left_where_it_costs_more() -> None:
     seen = {there.key: decided("2", "8"), key("x"): Observed(nodes=NodeSet([2]), cpus=CpuSet([9, 11]))}
     found = place(snapshot(machine(), there, instance("x", vcpus=2), observed=seen))
     assert (found.nodes, found.moved) == (NodeSet([0]), False)
-
-
-def test_use_of_memory_alone_drives_nobody_out() -> None:
-    there = [instance(name, vcpus=1, memory_bytes=25 * GIB, memory_is_usage=True) for name in ("a", "x")]
-    seen = {one.key: decided("0", str(2 * index)) for index, one in enumerate(there)}
-    assert place(snapshot(machine(), *there, observed=seen)).nodes == NodeSet([0])
 
 
 def test_raised_limits_move_the_smaller_instance_off_an_overfull_node() -> None:

@@ -33,9 +33,9 @@ async def test_taken_hints_are_not_given_again() -> None:
     triggers.look_at_everything()
     triggers.look_at(C1, starting=True)
     triggers.look_at_cgroup(C2)
-    assert await triggers.next() == Work(everything=True, instances=((C1, True),), drifted=(C2,))
+    assert await triggers.next() == Work(everything=True, instances=((C1, True),), drifted=((C2, True),))
     triggers.look_at_cgroups([C1, C2, C1])
-    assert await triggers.next() == Work(drifted=(C1, C2))
+    assert await triggers.next() == Work(drifted=((C1, True), (C2, True)))
 
 
 async def test_nobody_is_woken_without_a_hint() -> None:
@@ -44,7 +44,7 @@ async def test_nobody_is_woken_without_a_hint() -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     triggers.look_at_cgroup(C1)
-    assert await waiting == Work(drifted=(C1,))
+    assert await waiting == Work(drifted=((C1, True),))
 
 
 async def test_many_changed_instances_are_one_look_at_everything() -> None:

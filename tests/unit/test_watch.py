@@ -29,7 +29,7 @@ def _group(folder: Path, name: str = "c1") -> Path:
     return group
 
 
-async def _next(watch: CpusetWatch) -> InstanceKey | None:
+async def _next(watch: CpusetWatch) -> tuple[InstanceKey | None, bool]:
     async with asyncio.timeout(10):
         return await anext(watch.changes())
 
@@ -40,7 +40,7 @@ async def test_write_is_seen(watch: CpusetWatch, tmp_path: Path, name: str) -> N
     group = _group(tmp_path, "c2")
     assert watch.add(C2, group)
     (group / name).write_text("1\n")
-    assert await _next(watch) == C2
+    assert await _next(watch) == (C2, name == "cpuset.mems")
 
 
 async def test_same_group_is_watched_once(watch: CpusetWatch, tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ async def test_new_group_under_the_same_name_is_watched_although_the_old_one_was
     new = _group(tmp_path)
     assert watch.add(C1, new)
     (new / "cpuset.cpus").write_text("1\n")
-    assert await _next(watch) == C1
+    assert await _next(watch) == (C1, False)
 
 
 async def test_group_that_is_gone_is_not_watched(watch: CpusetWatch, tmp_path: Path) -> None:
@@ -74,4 +74,4 @@ async def test_group_that_is_no_longer_watched_says_nothing(watch: CpusetWatch, 
     watch.remove(C1)
     (left / "cpuset.cpus").write_text("1\n")
     (kept / "cpuset.cpus").write_text("1\n")
-    assert await _next(watch) == C2
+    assert await _next(watch) == (C2, False)
