@@ -15,9 +15,6 @@ from incus_numa.server.protocol import Server
 
 log = logging.getLogger(__name__)
 
-_ENDING = frozenset({Outcome.GONE, Outcome.FAILED, Outcome.BUSY})
-"""Outcomes that end an instance's steps. Where the project forbids the record, the cgroup is set all the same."""
-
 PARALLEL_MEMORY_WRITES = 2
 """Writes of cpuset.mems at a time: each may move much memory, which slows the whole host."""
 
@@ -32,22 +29,23 @@ class LiveApplier:
         self._memory_writes = asyncio.Semaphore(PARALLEL_MEMORY_WRITES)
 
     async def apply(self, target: Target, steps: Sequence[Step]) -> tuple[StepResult, ...]:
-        """Results of the steps that were tried; the decision is marked on the cgroup before anything is written."""
+        """Results of the steps that were tried; the decision is marked on the cgroup before anything is written.
+
+        The record and the cgroup are written side by side; a step on the cgroup that fails ends those after it.
+        """
         if target.group is not None and target.mark is not None:
             try:
                 self._cgroups.mark(target.group, target.mark)
             except GoneError as error:
                 return tuple(StepResult(step=step, outcome=Outcome.GONE, detail=str(error)) for step in steps[:1])
-        results: list[StepResult] = []
-        for step in steps:
-            if not isinstance(step, PatchNodes):
-                break
-            results.append(await self._patched(target, step))
-        if all(result.outcome not in _ENDING for result in results):
-            results += await self._written([(target, [step for step in steps if not isinstance(step, PatchNodes)])])
+        record = [step for step in steps if isinstance(step, PatchNodes)]
+        rest = [step for step in steps if not isinstance(step, PatchNodes)]
+        # Neither needs the other: a server that is busy for long must not keep the CPUs wrong.
+        patched, written = await asyncio.gather(self._patched(target, record), self._written([(target, rest)]))
+        results = (*patched, *written)
         for result in results:
             _log(result)
-        return tuple(results)
+        return results
 
     async def apply_together(self, work: Sequence[tuple[Target, Sequence[Step]]]) -> tuple[StepResult, ...]:
         """Results of all steps, written in one thread."""
@@ -63,12 +61,15 @@ class LiveApplier:
             self._cgroups.unmark(target.group)
         return results
 
-    async def _patched(self, target: Target, step: PatchNodes) -> StepResult:
-        try:
-            await self._patch(target, step)
-        except (GoneError, RetryError, ReportError) as error:
-            return _failure(step, error)
-        return StepResult(step=step, outcome=Outcome.DONE)
+    async def _patched(self, target: Target, steps: Sequence[PatchNodes]) -> list[StepResult]:
+        results = []
+        for step in steps:
+            try:
+                await self._patch(target, step)
+                results.append(StepResult(step=step, outcome=Outcome.DONE))
+            except (GoneError, RetryError, ReportError) as error:
+                results.append(_failure(step, error))
+        return results
 
     async def _written(self, work: Sequence[tuple[Target, Sequence[Step]]]) -> list[StepResult]:
         """Write cgroups in one thread; writes that move memory wait for their turn and have a time limit."""

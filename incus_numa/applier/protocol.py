@@ -28,7 +28,7 @@ class Target:
 
 
 class Applier(Protocol):
-    """Carries out the steps of one instance, in order; a step that fails ends them."""
+    """Carries out the steps of one instance: the record, and beside it those on the cgroup in their order."""
 
     async def apply(self, target: Target, steps: Sequence[Step]) -> tuple[StepResult, ...]:
         """Results of the steps that were tried. After BUSY the instance should be looked at again soon."""

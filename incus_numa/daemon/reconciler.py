@@ -240,8 +240,9 @@ class Reconciler:
         results = await self._applier.apply(target, todo)
         self.world.note_mark(key, decided)
         self._take_in(key, results)
-        if results and results[-1].outcome is Outcome.BUSY:
-            raise RetryError(results[-1].detail)
+        busy = [result.detail for result in results if result.outcome is Outcome.BUSY]
+        if busy:
+            raise RetryError(busy[0])
         return results
 
     async def _let_go(self, key: InstanceKey) -> tuple[StepResult, ...]:

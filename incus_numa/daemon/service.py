@@ -25,7 +25,7 @@ from incus_numa.settings import Settings
 
 log = logging.getLogger(__name__)
 
-START_LEAD_S = 0.012
+START_LEAD_S = 0.01
 """The event of a start comes before the server shows it: looking at once would only be answered "Stopped"."""
 
 MACHINE_S = 5.0

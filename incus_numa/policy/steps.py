@@ -1,7 +1,7 @@
 """From a plan to the steps that bring each instance there. A value that is already right yields no step.
 
-Every prefix of an instance's steps is legal: the record first (so that the server's own rewriting goes the right way),
-then memory is widened to the union of old and new nodes, then CPUs change, then memory is narrowed.
+Every prefix of an instance's steps is legal: the record first (it may also be written beside the others), then memory
+is widened to the union of old and new nodes, then CPUs change, then memory is narrowed.
 """
 
 from __future__ import annotations

@@ -101,12 +101,13 @@ async def test_all_steps_are_carried_out(tmp_path: Path, group: Path) -> None:
         (ReportError("internal"), Outcome.FAILED),
     ],
 )
-async def test_step_that_fails_ends_the_steps(
+async def test_record_that_is_refused_does_not_keep_the_cgroup_wrong(
     tmp_path: Path, group: Path, error: IncusNumaError, outcome: Outcome
 ) -> None:
     results = await _applier(tmp_path, OneAnswer(error)).apply(_target(group), ALL)
-    assert results == (StepResult(step=PATCH, outcome=outcome, detail=str(error)),)
-    assert _texts(group) == ("", "")
+    assert results[0] == StepResult(step=PATCH, outcome=outcome, detail=str(error))
+    assert [result.outcome for result in results[1:]] == [Outcome.DONE, Outcome.DONE]
+    assert _texts(group) == ("4-5", "1")
 
 
 async def test_forbidden_record_does_not_end_the_steps(tmp_path: Path, group: Path) -> None:
