@@ -37,7 +37,7 @@ STOP_S = 1.0
 TOGETHER = 10
 """Cpusets that are compared, and written where needed, in one go."""
 
-REST_S = 0.002
+REST_S = 0.005
 """Pause after each such go while instances are starting: a server that rewrites a thousand cpusets must not hold up
 starts."""
 
