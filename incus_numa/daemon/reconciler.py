@@ -178,7 +178,7 @@ class Reconciler:
             plan = replace(plan, placements=tuple(one for one in plan.placements if one not in moves[max_moves:]))
         for placement in plan.placements:
             self._placements[placement.key] = placement
-            self.world.decide(placement.key, Decided(nodes=placement.nodes, cpus=placement.cpus))
+            self.world.decide(placement.key, _decided(placement))
         for rejection in plan.rejections:
             self._placements.pop(rejection.key, None)
         return plan
@@ -210,7 +210,7 @@ class Reconciler:
     async def _settle_in_turn(self, placement: Placement) -> tuple[StepResult, ...]:
         key = placement.key
         seen = self.world.get(key)
-        decided = Decided(nodes=placement.nodes, cpus=placement.cpus)
+        decided = _decided(placement)
         if seen is None or not (self._steps(placement, seen) or self._lacks_mark(seen, decided)):
             return ()
         async with self._lock(key):
@@ -226,7 +226,7 @@ class Reconciler:
         seen = self.world.get(key)
         if seen is None or self._placements.get(key) is not placement:
             return ()
-        decided = Decided(nodes=placement.nodes, cpus=placement.cpus)
+        decided = _decided(placement)
         todo = self._steps(placement, seen)
         if seen.etag is None and any(isinstance(step, PatchNodes) for step in todo):
             seen = await self.world.look_at(key)
@@ -323,3 +323,8 @@ class Reconciler:
         if lock is None:
             lock = self._locks[key] = asyncio.Lock()
         return lock
+
+
+def _decided(placement: Placement) -> Decided:
+    """What of a placement is kept for as long as the instance runs; memory follows from it."""
+    return Decided(nodes=placement.nodes, cpus=placement.cpus)

@@ -13,8 +13,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote
 
 from incus_numa.errors import IncusNumaError, ReportError
@@ -37,14 +36,6 @@ class PylxdServer:
         self._workers = ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="pylxd")
         self._local = threading.local()
         self._sessions: list[Any] = []
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     async def get_info(self) -> ServerInfo:
         """Who answers, and what it can do."""
