@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
 from incus_numa.cpuset import CpuSet, NodeSet
+from incus_numa.model.machine import CoreKind
 
 
 class InstanceKey(NamedTuple):
@@ -51,6 +53,8 @@ class Demand:
     `vcpus` is None when the instance has no CPU limit: it counts as 1 and gets all CPUs of its node.
     `pinned_cpus` is an explicit list in `limits.cpu`, which is respected and counted. `weight` is the load it
     commits, in CPUs. `memory_bytes` is its limit, else its usage (`memory_is_usage`); None when neither is known.
+    `hugepages` are the bytes it asks for of each page size. `cores` is the kind of cores it prefers, None for any.
+    `exclusive` CPUs are nobody else's.
     """
 
     vcpus: int | None = None
@@ -58,6 +62,9 @@ class Demand:
     memory_bytes: int | None = None
     memory_is_usage: bool = False
     pinned_cpus: CpuSet | None = None
+    hugepages: Mapping[int, int] = field(default_factory=dict)
+    cores: CoreKind | None = None
+    exclusive: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +72,8 @@ class Instance:
     """One running instance. Unmanaged ones are never touched and only count as load.
 
     `problem` says why a managed instance cannot be placed because of its own keys: (key, what is wrong with it).
-    `group`, `avoid`, `device_nodes` are decoded for the planner's later versions.
+    Members of a `group` belong near each other; instances in a group that another one names in `avoid` belong apart
+    from it. `device_nodes` are the nodes of its devices.
     """
 
     key: InstanceKey

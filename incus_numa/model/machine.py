@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cached_property
 
 from incus_numa.cpuset import CpuSet, NodeSet
@@ -12,12 +13,19 @@ LOCAL_DISTANCE = 10
 """The distance of a node to itself, by the ACPI SLIT definition."""
 
 
+class CoreKind(Enum):
+    """The two kinds of cores of a hybrid machine."""
+
+    PERFORMANCE = "performance"
+    EFFICIENCY = "efficiency"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cpu:
     """One online hardware thread.
 
     `core` and `l3` are the lowest CPU id that shares it, so they are unique machine-wide. `node` is None for a CPU
-    that belongs to no node, `l3` and `socket` are None when unknown.
+    that belongs to no node, `l3` and `socket` are None when unknown. `kind` is None where all cores are of one kind.
     """
 
     id: int
@@ -25,6 +33,7 @@ class Cpu:
     socket: int | None
     core: int
     l3: int | None
+    kind: CoreKind | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +42,8 @@ class Node:
 
     `cpus` are its online CPUs (empty: it holds memory only). Memory in bytes, None when unknown, 0 for a node
     without memory. `distances` maps node ids to the kernel's relative distance (10 is local), empty when unknown.
+    `hugepages` is the memory that is set aside for each size of huge pages: page size to bytes. `reserved_bytes` of
+    the memory are kept for the host by the settings.
     """
 
     id: int
@@ -40,6 +51,8 @@ class Node:
     memory_bytes: int | None = None
     free_bytes: int | None = None
     distances: Mapping[int, int] = field(default_factory=dict)
+    hugepages: Mapping[int, int] = field(default_factory=dict)
+    reserved_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
