@@ -62,6 +62,7 @@ class World:
         self._fingerprint: tuple[str, ...] = ()
         self._seen: dict[InstanceKey, Seen] = {}
         self._managed: dict[InstanceKey, None] = {}
+        self._stopping: set[InstanceKey] = set()
         self._gone: dict[InstanceKey, int] = {}
         self._turns = itertools.count(1)
         self._standing: Standing | None = None
@@ -184,8 +185,7 @@ class World:
         try:
             raw = await self.server.get_instance(key)
         except GoneError:
-            self.forget(key)
-            self._gone[key] = turn
+            self._note_gone(key, turn)
             return None
         return await self._take(raw, turn)
 
@@ -260,13 +260,21 @@ class World:
         if self._is_newer(raw.key, turn):
             return self._seen.get(raw.key)
         if not raw.running or elsewhere:
-            self.forget(raw.key)
-            self._gone[raw.key] = turn
+            self._note_gone(raw.key, turn)
             return None
         group = await self._group(raw) if raw.type is InstanceType.CONTAINER else None
         if self._is_newer(raw.key, turn):
             return self._seen.get(raw.key)
-        observed, problem = self._observe(raw, group)
+        try:
+            if group is None and (raw.key in self._stopping or self._had_group(raw.key)):
+                raise GoneError(f"the cgroup of {raw.key} no longer exists")
+            observed, problem = self._observe(raw, group)
+        except GoneError:
+            # The server calls it running for a while after its cgroup is gone, and a write to its record now would
+            # hold up what its user wants of it.
+            self._note_gone(raw.key, turn)
+            self._stopping.add(raw.key)
+            return None
         marked = observed.decided
         if group is not None and problem is None and not raw.config.get("limits.memory"):
             usage = self.cgroups.memory_usage(group)
@@ -287,6 +295,7 @@ class World:
             turn=turn,
             problem=problem,
         )
+        self._stopping.discard(raw.key)
         self._remember(raw.key, seen)
         return seen
 
@@ -322,6 +331,15 @@ class World:
             group = self.cgroups.find_by_pid(raw.key, pid) if pid else None
         return group
 
+    def _note_gone(self, key: InstanceKey, turn: int) -> None:
+        self.forget(key)
+        self._stopping.discard(key)
+        self._gone[key] = turn
+
+    def _had_group(self, key: InstanceKey) -> bool:
+        known = self._seen.get(key)
+        return known is not None and known.group is not None
+
     async def _pid(self, key: InstanceKey) -> int | None:
         try:
             return await self.server.get_pid(key)
@@ -329,14 +347,14 @@ class World:
             return None
 
     def _observe(self, raw: ServerInstance, group: Path | None) -> tuple[Observed, str | None]:
-        """What the instance has, and why its cgroup could not be read."""
+        """What the instance has, and why its cgroup could not be read. Raises GoneError."""
         nodes = demand.nodes_from(raw)
         if group is None:
             container = raw.type is InstanceType.CONTAINER
             return replace(NOTHING, nodes=nodes), "it has no cgroup with cpuset files" if container else None
         try:
             state = self.cgroups.read(group)
-        except (GoneError, ReportError) as error:
+        except ReportError as error:
             log.debug("instance=%s cgroup not read: %s", raw.key, error)
             return replace(NOTHING, nodes=nodes), str(error)
         return Observed(nodes=nodes, cpus=state.cpus or CpuSet(), mems=state.mems, decided=state.decided), None

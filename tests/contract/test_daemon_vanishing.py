@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -147,3 +148,23 @@ async def test_cgroup_that_is_removed_before_the_write_is_no_failure() -> None:
         r.simulator.crash(key)
         await r.present("c2", 2)
         assert r.log.lines() == []
+
+
+async def test_record_of_a_container_whose_cgroup_is_gone_is_left_alone_while_the_server_still_calls_it_running() -> (
+    None
+):
+    async with rig() as r:
+        key = await r.present("c1", 1)
+        (home,) = r.nodes(key)
+        crowd = r.simulator.create("crowd", {"limits.cpu": str(r.simulator.machine.node_by_id[home].cpus)})
+        await r.start(crowd)
+        # Were it placed anew, it would go where the crowd is not.
+        shutil.rmtree(r.path(key, "cpuset.cpus").parent)
+        before = r.calls("PATCH instance", key)
+        for turn in ("once", "again"):
+            looks = r.calls("GET instance", key)
+            r.simulator.set_config(key, {"user.turn": turn})
+            await eventually(lambda looks=looks: r.calls("GET instance", key) > looks)
+        await r.events_taken()
+        assert r.calls("PATCH instance", key) == before
+        r.simulator.crash(key)
