@@ -150,9 +150,7 @@ async def test_cgroup_that_is_removed_before_the_write_is_no_failure() -> None:
         assert r.log.lines() == []
 
 
-async def test_record_of_a_container_whose_cgroup_is_gone_is_left_alone_while_the_server_still_calls_it_running() -> (
-    None
-):
+async def test_record_of_a_container_without_cgroup_that_the_server_calls_running_is_left_alone() -> None:
     async with rig() as r:
         key = await r.present("c1", 1)
         (home,) = r.nodes(key)
