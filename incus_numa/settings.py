@@ -6,23 +6,36 @@ problem at once. `render_settings` writes every key with its meaning, which is h
 
 from __future__ import annotations
 
+import re
 import tomllib
-from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import msgspec
 import toml
 
-from incus_numa.cpuset import CpuSet
+from incus_numa import quantities
+from incus_numa.cpuset import MAX_ID, CpuSet
 from incus_numa.errors import ConfigError
 
 Seconds = Annotated[float, msgspec.Meta(ge=0.1, le=86400)]
 Weight = Annotated[float, msgspec.Meta(ge=0, le=1000)]
 
 
+_NODE_ID = re.compile(r"0|[1-9][0-9]{0,4}")
+
+
 def key(default: Any, meaning: str) -> Any:
     """A settings key with its default and the sentence that `config show` and the example print."""
     return field(default=default, metadata={"meaning": meaning})
+
+
+class Reservation(NamedTuple):
+    """Memory of one node that is kept for the host."""
+
+    node: int
+    size_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +71,29 @@ class PlacementSettings:
     distance_weight: Weight = key(
         0.1, "Weight of the mean distance between the chosen nodes, local distance being 1 (0 to 1000)."
     )
+    device_weight: Weight = key(3.0, "Weight of the mean distance to the nodes of the instance's devices (0 to 1000).")
+    group_weight: Weight = key(3.0, "Weight of the mean distance to members of the same user.numa.group (0 to 1000).")
+    avoid_weight: Weight = key(
+        3.0, "Weight of sharing nodes with instances that are kept apart by user.numa.avoid (0 to 1000)."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemorySettings:
+    """What is kept of the nodes' memory for the host. Amounts are 8GiB, 8G, 500M, 8500Mi or bytes.
+
+    `reserved` is ordered by node.
+    """
+
+    policy: Literal["none", "static"] = key(
+        "none", '"none": nothing is kept and the reservations are ignored; "static": they are, and must be right.'
+    )
+    reserved_total: int = key(
+        0, 'What is kept for the host in all; with "static" the reservations of the nodes must add up to it.'
+    )
+    reserved: tuple[Reservation, ...] = key(
+        (), 'What is kept of each node: node id to amount, such as {"0" = "2GiB", "1" = "1GiB"}.'
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,11 +116,23 @@ class Settings:
     server: ServerSettings = field(default_factory=ServerSettings)
     host: HostSettings = field(default_factory=HostSettings)
     placement: PlacementSettings = field(default_factory=PlacementSettings)
+    memory: MemorySettings = field(default_factory=MemorySettings)
     daemon: DaemonSettings = field(default_factory=DaemonSettings)
 
 
 def parse_settings(text: str) -> Settings:
     """Settings from TOML. Raises ConfigError naming every wrong key, its value and what is expected."""
+    settings, problems = salvage_settings(text)
+    if problems:
+        raise ConfigError(problems)
+    return settings
+
+
+def salvage_settings(text: str) -> tuple[Settings, tuple[str, ...]]:
+    """What can be read of a file, and every problem: for those who have more to check and tell everything at once.
+
+    Wrong keys have their defaults. Raises ConfigError if it is not TOML.
+    """
     try:
         # The toml library takes `[1, 2` for `[1]` and leaks its own errors, so it only writes.
         tables = tomllib.loads(text)
@@ -100,12 +148,11 @@ def parse_settings(text: str) -> Settings:
             problems.append(f"{name} = {table!r}: expected a table [{name}]")
         else:
             values[name] = _table(name, known[name], table, problems)
-    # Wrong keys have their defaults here, so that the rest is checked, too, and everything is told at once.
     settings = Settings(**values)
-    problems.extend(check_settings(settings))
-    if problems:
-        raise ConfigError(tuple(problems))
-    return settings
+    # Sums of which a part could not be read would only look wrong.
+    is_whole = not any(problem.startswith("memory") for problem in problems)
+    problems.extend(check_settings(settings if is_whole else replace(settings, memory=MemorySettings())))
+    return settings, tuple(problems)
 
 
 def check_settings(settings: Settings) -> tuple[str, ...]:
@@ -121,14 +168,40 @@ def check_settings(settings: Settings) -> tuple[str, ...]:
             problems.append(f"host.{name} = {path!r}: expected an absolute path")
     if settings.server.socket and not settings.server.socket.startswith("/"):
         problems.append(f"server.socket = {settings.server.socket!r}: expected an absolute path or nothing")
-    return tuple(problems)
+    return (*problems, *_check_memory(settings.memory))
+
+
+def list_unused(settings: Settings) -> tuple[str, ...]:
+    """What is set but has no effect, one sentence each: not wrong, but perhaps not what was meant."""
+    memory = settings.memory
+    if memory.policy == "static" or not (memory.reserved_total or memory.reserved):
+        return ()
+    names = [name for name in ("reserved_total", "reserved") if getattr(memory, name)]
+    told = " and ".join(f"memory.{name}" for name in names)
+    return (f'{told}: ignored, because memory.policy is "none"; set memory.policy = "static" to keep memory',)
+
+
+def _check_memory(memory: MemorySettings) -> tuple[str, ...]:
+    """Whether static reservations are there and add up."""
+    total, found = memory.reserved_total, sum(one.size_bytes for one in memory.reserved)
+    if memory.policy == "none" or (found == total and found > 0):
+        return ()
+    if not found and not total:
+        text = 'expected reservations: set memory.reserved_total and memory.reserved, or memory.policy = "none"'
+        return (f"memory.policy = 'static': {text}",)
+    off = f"{quantities.render_both(abs(found - total))} too {'much' if found > total else 'little'}"
+    return (
+        f"memory.reserved adds up to {quantities.render_both(found)}, which is {off}: expected the sum to be"
+        f" memory.reserved_total = {quantities.render_both(total)}, or memory.reserved_total to be"
+        f" {quantities.render_both(found)}",
+    )
 
 
 def settings_as_dict(settings: Settings) -> dict[str, dict[str, Any]]:
     """Plain tables, for `config show` and for writing a file."""
     return {
         table.name: {
-            one.name: _plain(getattr(getattr(settings, table.name), one.name))
+            one.name: _plain(one.name, getattr(getattr(settings, table.name), one.name))
             for one in fields(getattr(settings, table.name))
         }
         for table in fields(settings)
@@ -143,15 +216,27 @@ def render_settings(settings: Settings) -> str:
         lines.append(f"# {(type(value).__doc__ or '').splitlines()[0]}\n[{table.name}]")
         for one in fields(value):
             lines.append(f"# {one.metadata['meaning']}")
-            lines.append(
-                toml.dumps({one.name: _plain(getattr(value, one.name))}).strip().replace("[ ", "[").replace(",]", "]")
-            )
+            lines.append(_assignment(one.name, _plain(one.name, getattr(value, one.name))))
         lines.append("")
     return "\n".join(lines)
 
 
-def _plain(value: Any) -> Any:
+def _plain(name: str, value: Any) -> Any:
+    """A value as TOML and JSON have it; amounts of memory as people write them."""
+    if name == "reserved_total":
+        return quantities.render_exactly(value)
+    if name == "reserved":
+        return {str(one.node): quantities.render_exactly(one.size_bytes) for one in value}
     return list(value) if isinstance(value, tuple) else value
+
+
+def _assignment(name: str, value: Any) -> str:
+    """`name = value` on one line."""
+    if isinstance(value, dict):
+        # The toml library would begin a new table with it.
+        inner = ", ".join(f'"{one}" = "{amount}"' for one, amount in value.items())
+        return f"{name} = {{{inner}}}"
+    return str(toml.dumps({name: value})).strip().replace("[ ", "[").replace(",]", "]")
 
 
 def _table(name: str, kind: Any, table: dict[str, Any], problems: list[str]) -> Any:
@@ -162,6 +247,9 @@ def _table(name: str, kind: Any, table: dict[str, Any], problems: list[str]) -> 
         if one not in hints:
             problems.append(f"{name}.{one}: unknown key; expected one of {', '.join(hints)}")
             continue
+        if (name, one) in _AMOUNTS:
+            values[one] = _AMOUNTS[name, one](f"{name}.{one}", raw, problems)
+            continue
         try:
             values[one] = msgspec.convert(raw, hints[one])
         except (msgspec.ValidationError, OverflowError) as error:
@@ -169,3 +257,43 @@ def _table(name: str, kind: Any, table: dict[str, Any], problems: list[str]) -> 
             told = f"expected one of {', '.join(choices)}" if choices else str(error).replace("`", "")
             problems.append(f"{name}.{one} = {raw!r}: {told}")
     return kind(**values)
+
+
+def _amount(name: str, raw: object, problems: list[str]) -> int:
+    try:
+        return quantities.parse_memory(raw)
+    except ValueError as error:
+        problems.append(f"{name} = {_short(raw)}: {error}")
+        return 0
+
+
+def _reservations(name: str, raw: object, problems: list[str]) -> tuple[Reservation, ...]:
+    """The reservations that can be read; every other one is added to the problems."""
+    if not isinstance(raw, Mapping):
+        problems.append(f'{name} = {_short(raw)}: expected a table of node id to amount, such as {{"0" = "2GiB"}}')
+        return ()
+    found = []
+    for node, amount in raw.items():
+        if not _NODE_ID.fullmatch(node) or int(node) >= MAX_ID:
+            problems.append(f"{name}: bad node id {_short(node)}: expected a number from 0 to {MAX_ID - 1}")
+            continue
+        before = len(problems)
+        size = _amount(f"{name}.{node}", amount, problems)
+        if len(problems) == before:
+            found.append(Reservation(int(node), size))
+    return tuple(sorted(found))
+
+
+def _short(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:
+        # Python does not write out integers of thousands of digits.
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+_AMOUNTS: Mapping[tuple[str, str], Callable[[str, object, list[str]], Any]] = {
+    ("memory", "reserved_total"): _amount,
+    ("memory", "reserved"): _reservations,
+}

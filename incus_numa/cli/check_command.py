@@ -35,6 +35,7 @@ def command(config_file: Path | None, log_level: str, output_format: str) -> int
     settings = load_settings(config_file)
     machine = sysfs.read_machine(Path(settings.host.sysfs), Path(settings.host.procfs))
     found = findings.check_host(machine, cgroup_files(settings).check(), is_root=os.geteuid() == 0)
+    found += findings.check_memory(settings, machine)
     unreachable: UnreachableError | None = None
     try:
         found += asyncio.run(_check_server(settings))

@@ -14,6 +14,7 @@ import click
 
 from incus_numa import __version__
 from incus_numa.applier.live import LiveApplier
+from incus_numa.cli.fitting import load_for_host
 from incus_numa.cli.options import common_with, load_settings, start_logging
 from incus_numa.cli.wiring import cgroup_files
 from incus_numa.daemon.notify import Notifier
@@ -23,7 +24,7 @@ from incus_numa.daemon.service import Service
 from incus_numa.errors import ConfigError, UnreachableError
 from incus_numa.server.http_server import HttpServer
 from incus_numa.server.sockets import find_socket
-from incus_numa.settings import Settings
+from incus_numa.settings import Settings, list_unused
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def command(config_file: Path | None, log_level: str) -> None:
     Example: incus-numa daemon --config /etc/incus-numa/config.toml
     """
     start_logging(log_level)
-    settings = load_settings(config_file)
+    settings = load_for_host(config_file)
     # What is known of a thousand instances is many small values that live long; by default the collector would walk
     # all of them several times a second while instances start.
     gc.set_threshold(50_000, 20, 100)
@@ -51,10 +52,10 @@ async def serve(settings: Settings, config_file: Path | None) -> None:
     notifier = Notifier(os.environ)
     path, settings = await _wait_for_socket(settings, config_file, notifier)
     cgroups = cgroup_files(settings)
-    for problem in cgroups.check():
+    for problem in (*list_unused(settings), *cgroups.check()):
         log.warning("%s", problem)
     server = HttpServer(path, settings.server.timeout_s)
-    world = World(server, cgroups, settings.host, settings.placement)
+    world = World(server, cgroups, settings.host, settings.placement, settings.memory)
     if len(world.machine.nodes) < 2:
         log.warning("this host has one node: CPUs are still placed, memory is not bound")
     applier = LiveApplier(server, cgroups, write_timeout_s=settings.daemon.write_timeout_s)
@@ -101,7 +102,7 @@ async def _wait_for_socket(settings: Settings, config_file: Path | None, notifie
 def _reloaded(settings: Settings, config_file: Path | None) -> Settings:
     """The settings as the file has them now; those we have if it is bad."""
     try:
-        return load_settings(config_file)
+        return load_for_host(config_file)
     except ConfigError as error:
         log.error("settings not reloaded, the old ones stay: %s", "; ".join(error.problems))
         return settings

@@ -132,7 +132,7 @@ def _settings(settings: Settings, simulator: Simulator, folder: Path) -> Setting
 def _service(settings: Settings) -> tuple[Service, Reconciler]:
     server = HttpServer(settings.server.socket, settings.server.timeout_s)
     cgroups = cgroup_files(settings)
-    world = World(server, cgroups, settings.host, settings.placement)
+    world = World(server, cgroups, settings.host, settings.placement, settings.memory)
     reconciler = Reconciler(world, LiveApplier(server, cgroups, write_timeout_s=settings.daemon.write_timeout_s))
     service = Service(server, reconciler, settings, load_settings=lambda: settings, notifier=Notifier({}))
     return service, reconciler

@@ -12,8 +12,10 @@ from incus_numa.model.instance import Instance, InstanceType
 from incus_numa.model.machine import Machine
 from incus_numa.model.plan import Plan, Reason
 from incus_numa.model.snapshot import Observed
+from incus_numa.policy import reservations
 from incus_numa.server import demand, quirks
 from incus_numa.server.protocol import Product, ServerInfo, ServerInstance
+from incus_numa.settings import Settings, list_unused
 
 NO_CGROUP = (
     "its cgroup was not found or cannot be read, so its CPUs and memory cannot be set: expected a folder "
@@ -60,6 +62,16 @@ def check_host(machine: Machine, cgroup_problems: Iterable[str], *, is_root: boo
         found.append(Finding(severity=Severity.NOTE, about="host", text=text))
     found += [Finding(severity=Severity.NOTE, about="host", text=warning) for warning in machine.warnings]
     return found
+
+
+def check_memory(settings: Settings, machine: Machine) -> list[Finding]:
+    """Memory that is to be kept for the host: what does not fit the machine, and what is set and ignored."""
+    misfits = reservations.check_reservations(settings.memory, machine)
+    found = [
+        Finding(severity=Severity.WARNING, about="settings", text=f"{misfit}; the daemon does not start with that")
+        for misfit in misfits
+    ]
+    return found + [Finding(severity=Severity.NOTE, about="settings", text=unused) for unused in list_unused(settings)]
 
 
 def check_instance(

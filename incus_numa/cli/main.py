@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, str] = {
     "list": "Placements and load now.",
     "plan": "Decide offline from files; touches nothing.",
     "rebalance": "One pass now: place what is not placed.",
+    "simulate": "Replay arrivals and departures; compare policies.",
     "topology": "The machine as incus-numa sees it.",
 }
 """Names and short help; each is `command` in `incus_numa.cli.NAME_command`."""

@@ -9,15 +9,16 @@ from pathlib import Path
 import click
 
 from incus_numa.cli import output
+from incus_numa.cli.fitting import load_fitting, warn_of_unused
 from incus_numa.cli.main import EXIT_REFUSED
-from incus_numa.cli.options import common, formatted, load_settings, named, read_input, start_logging
+from incus_numa.cli.options import common, formatted, named, read_input, start_logging
 from incus_numa.errors import ConfigError
 from incus_numa.model.instance import MemoryMode
 from incus_numa.model.machine import Machine
 from incus_numa.model.plan import Plan
 from incus_numa.model.snapshot import Snapshot
 from incus_numa.policy import document as plan_document
-from incus_numa.policy import planner
+from incus_numa.policy import planner, reservations
 from incus_numa.topology import document as machine_document
 
 FILE = click.Path(path_type=Path)
@@ -48,8 +49,10 @@ def command(
     start_logging(log_level)
     if rebalance:
         raise click.UsageError("--rebalance is not there yet: moving by measured load comes in a later version")
-    settings = load_settings(settings_file or config_file)
+    settings = load_fitting(settings_file or config_file, lambda _: _machine_if_good(machine_file))
+    warn_of_unused(settings)
     machine, snapshot = read_documents(machine_file, instances_file, MemoryMode(settings.placement.memory))
+    snapshot = replace(snapshot, machine=reservations.reserve(machine, settings.memory))
     started = time.perf_counter()
     plan = planner.plan(snapshot, settings.placement)
     elapsed_ms = (time.perf_counter() - started) * 1000
@@ -59,6 +62,14 @@ def command(
     for warning in (*machine.warnings, *plan.warnings):
         click.echo(f"Warning: {warning}", err=True)
     return EXIT_REFUSED if plan.rejections else 0
+
+
+def _machine_if_good(machine_file: Path) -> Machine | None:
+    """The machine; None if it cannot be read, which `read_documents` tells with what is wrong beside it."""
+    try:
+        return machine_document.parse_machine(read_input(machine_file))
+    except ConfigError:
+        return None
 
 
 def read_documents(machine_file: Path, instances_file: Path, memory: MemoryMode) -> tuple[Machine, Snapshot]:

@@ -11,8 +11,9 @@ import click
 from incus_numa.applier.protocol import describe_change
 from incus_numa.cli import output
 from incus_numa.cli.findings import NO_CGROUP
+from incus_numa.cli.fitting import load_for_host, warn_of_unused
 from incus_numa.cli.main import EXIT_FAILED, EXIT_REFUSED
-from incus_numa.cli.options import common_with, formatted, load_settings, start_logging
+from incus_numa.cli.options import common_with, formatted, start_logging
 from incus_numa.cli.wiring import connect
 from incus_numa.errors import ReportError
 from incus_numa.model.instance import InstanceKey
@@ -42,7 +43,8 @@ def command(
     Example: incus-numa rebalance --dry-run
     """
     start_logging(log_level)
-    settings = load_settings(config_file)
+    settings = load_for_host(config_file)
+    warn_of_unused(settings)
     report, troubles = asyncio.run(_rebalance(settings, dry_run=dry_run, project=project, max_moves=max_moves))
     found = rows(report)
     empty = "nothing to do" if project is None else f"nothing to do in project {project}"

@@ -38,14 +38,19 @@ def command(config_file: Path | None, log_level: str, output_format: str, snapsh
     if snapshot is None:
         machine = sysfs.read_machine(Path(settings.host.sysfs), Path(settings.host.procfs), name=_host_name())
     else:
-        if not snapshot.is_dir():
-            raise ConfigError((f"{snapshot}: no such directory; expected one that holds sys/ and proc/ of a machine",))
-        if not (snapshot / "sys").is_dir() and not (snapshot / "proc").is_dir():
-            raise ConfigError((f"{snapshot}: expected a directory that holds sys/ and proc/ of a machine",))
-        machine = sysfs.read_machine(snapshot / "sys", snapshot / "proc", name=snapshot.name)
+        machine = read_snapshot(snapshot)
     output.emit(output_format, document.render_machine(machine), node_rows(machine), lambda: _tables(machine))
     for warning in machine.warnings if output_format in ("table", "csv") else ():
         click.echo(f"Warning: {warning}", err=True)
+
+
+def read_snapshot(folder: Path) -> Machine:
+    """The machine whose `sys/` and `proc/` a folder holds. Raises ConfigError if it holds neither."""
+    if not folder.is_dir():
+        raise ConfigError((f"{folder}: no such directory; expected one that holds sys/ and proc/ of a machine",))
+    if not (folder / "sys").is_dir() and not (folder / "proc").is_dir():
+        raise ConfigError((f"{folder}: expected a directory that holds sys/ and proc/ of a machine",))
+    return sysfs.read_machine(folder / "sys", folder / "proc", name=folder.name)
 
 
 def _host_name() -> str:

@@ -53,7 +53,7 @@ async def connect(settings: Settings) -> AsyncIterator[Session]:
     try:
         info = await server.get_info()
         cgroups = cgroup_files(settings)
-        world = World(server, cgroups, settings.host, settings.placement)
+        world = World(server, cgroups, settings.host, settings.placement, settings.memory)
         await world.greet(info)
         yield Session(server=server, info=info, cgroups=cgroups, world=world, settings=settings)
     finally:

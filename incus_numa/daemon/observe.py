@@ -19,14 +19,17 @@ from incus_numa.model.instance import Instance, InstanceKey, InstanceType
 from incus_numa.model.machine import Machine
 from incus_numa.model.plan import PatchNodes, Plan, Step, WriteCpus, WriteMems
 from incus_numa.model.snapshot import NOTHING, Decided, Observed, Snapshot
-from incus_numa.policy import planner
+from incus_numa.policy import planner, reservations
 from incus_numa.policy.desk import Standing
 from incus_numa.server import demand
 from incus_numa.server.protocol import Product, Server, ServerInfo, ServerInstance
-from incus_numa.settings import HostSettings, PlacementSettings
+from incus_numa.settings import HostSettings, MemorySettings, PlacementSettings
 from incus_numa.topology import fingerprint, resources, sysfs
 
 log = logging.getLogger(__name__)
+
+KEEP_NOTHING = MemorySettings()
+"""No memory is kept for the host."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,10 +52,19 @@ class Seen:
 class World:
     """What is known about the host and the server's instances. Not thread-safe: one event loop uses it."""
 
-    def __init__(self, server: Server, cgroups: CgroupFiles, host: HostSettings, placement: PlacementSettings) -> None:
+    def __init__(
+        self,
+        server: Server,
+        cgroups: CgroupFiles,
+        host: HostSettings,
+        placement: PlacementSettings,
+        memory: MemorySettings = KEEP_NOTHING,
+    ) -> None:
         self.server = server
         self.cgroups = cgroups
         self._placement = placement
+        self._memory = memory
+        self._misfits: tuple[str, ...] = ()
         self.problems: tuple[str, ...] = ()
         self.member: str | None = None
         self.nodes_key = demand.nodes_key(Product.INCUS)
@@ -92,14 +104,25 @@ class World:
 
     def _read_machine(self) -> Machine:
         self._fingerprint = fingerprint.read_fingerprint(Path(self._host.sysfs))
-        found = sysfs.read_machine(Path(self._host.sysfs), Path(self._host.procfs))
-        if self._resources is not None:
-            found = resources.merge_resources(found, self._resources)
+        found = self._look_at_machine()
         for warning in found.warnings:
             log.debug("%s", warning)
-        self._machine = found
+        self._machine = self._reserve(found)
         self._standing = None
-        return found
+        return self._machine
+
+    def _look_at_machine(self) -> Machine:
+        found = sysfs.read_machine(Path(self._host.sysfs), Path(self._host.procfs))
+        return found if self._resources is None else resources.merge_resources(found, self._resources)
+
+    def _reserve(self, machine: Machine) -> Machine:
+        """The machine with the host's memory set aside. What no longer fits is cut, and said once."""
+        misfits = reservations.check_reservations(self._memory, machine)
+        for misfit in misfits:
+            if misfit not in self._misfits:
+                log.warning("%s; as much as there is is kept", misfit)
+        self._misfits = misfits
+        return reservations.reserve(machine, self._memory)
 
     async def greet(self, info: ServerInfo) -> None:
         """Note who the server is, and merge what only it knows of the machine; what it cannot say is left out."""
@@ -139,6 +162,15 @@ class World:
         """Plan with other settings from now on."""
         self._placement = placement
         self._standing = None
+
+    def check_memory(self, memory: MemorySettings) -> tuple[str, ...]:
+        """Reservations that the machine as it is now cannot keep, one sentence each."""
+        return () if memory.policy == "none" else reservations.check_reservations(memory, self._look_at_machine())
+
+    def use_memory(self, memory: MemorySettings) -> None:
+        """Keep other amounts of memory for the host from now on; huge pages are read again, too."""
+        self._memory = memory
+        self._read_machine()
 
     def get(self, key: InstanceKey) -> Seen | None:
         """One running instance as last seen, None if none was."""

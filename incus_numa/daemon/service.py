@@ -21,7 +21,7 @@ from incus_numa.errors import ConfigError, IncusNumaError, UnreachableError
 from incus_numa.host.watch import CpusetWatch
 from incus_numa.model.instance import InstanceKey
 from incus_numa.server.protocol import Connected, Event, Server
-from incus_numa.settings import Settings
+from incus_numa.settings import Settings, list_unused
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +128,8 @@ class Service:
         self._notifier.reloading()
         try:
             settings = self._load_settings()
+            if misfits := self._world.check_memory(settings.memory):
+                raise ConfigError(misfits)
         except ConfigError as error:
             log.error("settings not reloaded, the old ones stay: %s", "; ".join(error.problems))
         else:
@@ -135,7 +137,10 @@ class Service:
                 log.warning("changes of [server], [host] and daemon.write_timeout_s need a restart")
             self._settings = settings
             self._reloaded.set()
+            for unused in list_unused(settings):
+                log.warning("%s", unused)
             self._world.use_placement(settings.placement)
+            self._world.use_memory(settings.memory)
             self._verification.delays_s = tuple(sorted(settings.daemon.verify_s))
             self._reconciler.forget_refusals()
             self._triggers.look_at_everything()

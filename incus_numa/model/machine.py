@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from itertools import accumulate
 
 from incus_numa.cpuset import CpuSet, NodeSet
 
@@ -34,6 +35,20 @@ class Cpu:
     core: int
     l3: int | None
     kind: CoreKind | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Core:
+    """The online hardware threads that one core has in one node.
+
+    `id` is the core's in `Cpu.core`, `mask` has one bit per thread. `l3` and `kind` are those of the lowest thread.
+    """
+
+    id: int
+    threads: tuple[int, ...]
+    mask: int
+    l3: int | None
+    kind: CoreKind | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +108,37 @@ class Machine:
         return {node.id: tuple(known[cpu] for cpu in node.cpus if cpu in known) for node in self.nodes}
 
     @cached_property
+    def cores_by_node(self) -> Mapping[int, tuple[Core, ...]]:
+        """Cores of every node, by id."""
+        found: dict[int, tuple[Core, ...]] = {}
+        for node, cpus in self.cpus_by_node.items():
+            threads: dict[int, list[Cpu]] = {}
+            for cpu in cpus:
+                threads.setdefault(cpu.core, []).append(cpu)
+            found[node] = tuple(
+                Core(
+                    id=core,
+                    threads=tuple(cpu.id for cpu in own),
+                    mask=sum(1 << cpu.id for cpu in own),
+                    l3=own[0].l3,
+                    kind=own[0].kind,
+                )
+                for core, own in sorted(threads.items())
+            )
+        return found
+
+    @cached_property
+    def caches_by_node(self) -> Mapping[int, int]:
+        """How many L3 caches the cores of every node use; those of which none is known count as one."""
+        return {node: len({core.l3 for core in cores}) for node, cores in self.cores_by_node.items()}
+
+    @cached_property
+    def cpus_by_kind(self) -> Mapping[CoreKind, CpuSet]:
+        """Online CPUs by the kind of their cores; empty where all cores are of one kind."""
+        kinds = {cpu.kind for cpu in self.cpus if cpu.kind is not None}
+        return {kind: CpuSet(cpu.id for cpu in self.cpus if cpu.kind is kind) for kind in CoreKind if kind in kinds}
+
+    @cached_property
     def remoteness(self) -> Mapping[int, Mapping[int, float]]:
         """For each pair of nodes both directions' distances added, local distances being 0 and one local distance 1.
 
@@ -107,6 +153,34 @@ class Machine:
         return {
             a: {b: 0.0 if a == b else there + one_way[b][a] for b, there in row.items()} for a, row in one_way.items()
         }
+
+    @cached_property
+    def nearest(self) -> Mapping[int, Sequence[float]]:
+        """For each node by number of others: the sum of remoteness to the so many nearest."""
+        return {
+            a: [0.0, *accumulate(sorted(there for b, there in row.items() if b != a))]
+            for a, row in self.remoteness.items()
+        }
+
+    @cached_property
+    def least_remoteness(self) -> Sequence[float]:
+        """By number of nodes: no set of so many has a smaller sum of remoteness over its pairs."""
+        rows = list(self.nearest.values())
+        # Each node of a set has at least the distances to as many nearest others as the set has.
+        return [0.0, *(sum(sorted(row[others] for row in rows)[: others + 1]) / 2 for others in range(len(rows)))]
+
+    @cached_property
+    def alike(self) -> Mapping[int, int]:
+        """For each node the lowest one that has the same distances to all others."""
+        first: dict[int, int] = {}
+        by_row: dict[tuple[float, ...], list[int]] = {}
+        for a, row in self.remoteness.items():
+            known = by_row.setdefault(tuple(sorted(row.values())), [])
+            twin = next((b for b in known if all(row[x] == self.remoteness[b][x] for x in row if x not in (a, b))), a)
+            first[a] = twin
+            if twin == a:
+                known.append(a)
+        return first
 
     def nodes_of(self, cpus: CpuSet) -> NodeSet:
         """The nodes that own at least one of the CPUs."""

@@ -19,11 +19,30 @@ class Reason(Enum):
     NOT_ONE_NODE = "not-one-node"
     NOT_NARROWEST = "not-narrowest"
     BAD_PIN = "bad-pin"
+    NO_HUGEPAGES = "no-hugepages"
+    NOT_ALIGNED = "not-aligned"
+    NO_EXCLUSIVE_CPUS = "no-exclusive-cpus"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proof:
+    """What the search for nodes has proved.
+
+    No set of as many nodes that fits costs less than `bound`, which equals `cost` where the choice is the best one; no
+    set of fewer than `least_width` nodes fits. In a plan of many the cost is that at the moment of the choice.
+    """
+
+    cost: float
+    bound: float
+    least_width: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placement:
-    """Where an instance belongs. `mems` is None when its memory is not bound; `reason` is a sentence."""
+    """Where an instance belongs. `mems` is None when its memory is not bound; `reason` is a sentence.
+
+    `exclusive` CPUs are nobody else's. `proof` is None where nodes were not searched for: kept or pinned.
+    """
 
     key: InstanceKey
     nodes: NodeSet
@@ -31,6 +50,8 @@ class Placement:
     mems: NodeSet | None = None
     moved: bool = False
     reason: str = ""
+    exclusive: bool = False
+    proof: Proof | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,45 +1,68 @@
 """Which sets of nodes can hold a demand, and the best one of the narrowest.
 
-CPUs and memory are decided jointly: a set of nodes fits when the sum of its usable CPUs and the sum of its uncommitted
-memory are both enough. CPUs may be shared, so committed CPUs do not make a set too small.
+CPUs, memory, huge pages and device nodes are decided jointly: a set of nodes fits when its usable CPUs, its uncommitted
+memory and its huge pages are all enough, and when it has the nodes it must have. CPUs may be shared, so committed CPUs
+do not make a set too small.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
+from math import inf
 
 from incus_numa.cpuset import NodeSet
+from incus_numa.policy.field import Field, Need
 from incus_numa.policy.ledger import Ledger
-from incus_numa.policy.search import LEAST_LIMIT, SEARCH_LIMIT, Field, Need, Search
+from incus_numa.policy.rooms import Rooms
+from incus_numa.policy.scoring import price
+from incus_numa.policy.search import LEAST_LIMIT, SEARCH_LIMIT, Search
 from incus_numa.settings import PlacementSettings
+
+NEAREST_LIMIT = 2_000
+"""Work for one search of the nearest nodes, see SEARCH_LIMIT."""
+
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """A set of nodes that fits, and its cost (see scoring)."""
+    """A set of nodes that fits, and its cost (see scoring).
+
+    No set of as many nodes that fits costs less than `bound`, which is the cost itself where the search was complete;
+    no set of fewer than `least_width` nodes fits.
+    """
 
     nodes: NodeSet
     cost: float
+    bound: float
+    least_width: int
 
 
 def minimum_width(ledger: Ledger, need: Need) -> int:
-    """A lower bound of the number of nodes: the larger of what CPUs and what memory need by themselves.
+    """A lower bound of the number of nodes: the largest of what CPUs, memory, huge pages and devices need.
 
     0 when even all nodes together do not hold the need.
     """
-    cpus = _count_needed(sorted(ledger.cpu_count.values(), reverse=True), need.cpus)
-    if not need.memory_bytes:
-        return 0 if cpus is None else max(cpus, 1)
-    rooms = sorted((ledger.rooms.open(node) for node in ledger.usable), reverse=True)
-    memory = _count_needed(rooms, need.memory_bytes)
-    return max(cpus, memory, 1) if cpus is not None and memory is not None else 0
+    counts = [_count_needed(sorted(ledger.cpu_count.values(), reverse=True), need.cpus), need.must.bit_count(), 1]
+    if need.memory_bytes:
+        counts.append(_count_needed(_open_rooms(ledger, ledger.rooms), need.memory_bytes))
+    for size, amount in need.hugepages:
+        rooms = ledger.huge.get(size)
+        counts.append(_count_needed(_open_rooms(ledger, rooms) if rooms else (), amount))
+    known = [count for count in counts if count is not None]
+    return max(known) if len(known) == len(counts) else 0
 
 
 def fits(ledger: Ledger, need: Need, nodes: NodeSet) -> bool:
-    """Whether the set's usable CPUs and its uncommitted memory are enough."""
-    return ledger.cpus_of(nodes) >= need.cpus and ledger.rooms.holds(nodes.mask, need.memory_bytes)
+    """Whether the set's usable CPUs, its uncommitted memory and its huge pages are enough."""
+    return (
+        ledger.cpus_of(nodes) >= need.cpus
+        and not need.must & ~nodes.mask
+        and ledger.rooms.holds(nodes.mask, need.memory_bytes)
+        and all(size in ledger.huge and ledger.huge[size].holds(nodes.mask, amount) for size, amount in need.hugepages)
+    )
 
 
 def best(ledger: Ledger, need: Need, settings: PlacementSettings) -> Candidate | None:
@@ -47,6 +70,9 @@ def best(ledger: Ledger, need: Need, settings: PlacementSettings) -> Candidate |
 
     None when no set fits. The search is complete up to SEARCH_LIMIT.
     """
+    one = _best_one(ledger, need, settings)
+    if one is not None:
+        return one
     if not fits(ledger, need, ledger.nodes):
         return None
     least = minimum_width(ledger, need)
@@ -54,19 +80,57 @@ def best(ledger: Ledger, need: Need, settings: PlacementSettings) -> Candidate |
         return None
     arena = _arena(ledger, need, settings, _useful(ledger, need))
     left = SEARCH_LIMIT
+    # One node was tried.
+    proved = least = max(2, least)
     for width in range(least, len(arena.ids) + 1):
         # A width that holds nothing may not use up what the next ones need to choose well.
         search = Search(arena=arena, width=width, limit=max(left // 2, LEAST_LIMIT))
         found = search.run()
         if found is not None:
-            return Candidate(nodes=NodeSet(found[2]), cost=found[0])
+            bound = found[0] if search.bound is None else min(found[0], search.bound)
+            return Candidate(nodes=NodeSet(found[2]), cost=found[0], bound=bound, least_width=min(proved, width))
+        if search.bound is None and proved == width:
+            proved = width + 1
         left -= search.work
     return None
+
+
+def nearest(ledger: Ledger, need: Need, settings: PlacementSettings, *, width: int, most_load: float) -> NodeSet | None:
+    """The set of so many nodes with the least mean distance whose highest load is not above `most_load` afterwards.
+
+    None when no set fits or none is found within NEAREST_LIMIT.
+    """
+    arena = _arena(ledger, need, replace(settings, load_weight=0.0), _useful(ledger, need), most_load)
+    if len(arena.ids) < width:
+        return None
+    found = Search(arena=arena, width=width, limit=NEAREST_LIMIT).run()
+    return None if found is None else NodeSet(found[2])
 
 
 def cost(ledger: Ledger, need: Need, nodes: NodeSet, settings: PlacementSettings) -> float:
     """The cost of one node set, whether or not it fits."""
     return _arena(ledger, need, settings, list(nodes)).value(range(len(nodes)))[0]
+
+
+def _best_one(ledger: Ledger, need: Need, settings: PlacementSettings) -> Candidate | None:
+    """The best single node that fits, None when none does: most instances need no search."""
+    load, weight, asked = ledger.node_load, need.weight, max(1, need.cpus)
+    after = {node: load[node] + weight / count for node, count in ledger.cpu_count.items() if count >= asked}
+    full = ledger.full_with(weight)
+    if need.pull or not settings.load_weight:
+        after = {
+            node: settings.load_weight * price(value, full) + need.pull.get(node, 0.0) for node, value in after.items()
+        }
+    while after:
+        least = min(after.values()) + ROUNDING
+        node = min((round(load[node], 9), node) for node, value in after.items() if value <= least)[1]
+        nodes = NodeSet.from_mask(1 << node)
+        if fits(ledger, need, nodes):
+            value = settings.load_weight * price(load[node] + weight / ledger.cpu_count[node], full)
+            value = round(value + need.pull.get(node, 0.0), 9)
+            return Candidate(nodes=nodes, cost=value, bound=value, least_width=1)
+        del after[node]
+    return None
 
 
 def _count_needed(sizes: Sequence[int], amount: int) -> int | None:
@@ -79,22 +143,41 @@ def _count_needed(sizes: Sequence[int], amount: int) -> int | None:
     return None
 
 
+def _open_rooms(ledger: Ledger, rooms: Rooms) -> list[int]:
+    return sorted((rooms.open(node) for node in ledger.cpu_count), reverse=True)
+
+
 def _useful(ledger: Ledger, need: Need) -> list[int]:
     """Nodes that can contribute. Memory-only nodes only if memory is asked for."""
-    open_to = ledger.rooms.open
-    return [node for node, count in ledger.cpu_count.items() if count or (need.memory_bytes and open_to(node))]
+    wanted = need.must
+    for rooms in (
+        *([ledger.rooms] if need.memory_bytes else []),
+        *(ledger.huge[size] for size, _ in need.hugepages if size in ledger.huge),
+    ):
+        wanted |= sum(1 << node for node in ledger.cpu_count if rooms.open(node))
+    return [node for node, count in ledger.cpu_count.items() if count or wanted >> node & 1]
 
 
-def _arena(ledger: Ledger, need: Need, settings: PlacementSettings, nodes: Sequence[int]) -> Field:
+def _arena(
+    ledger: Ledger, need: Need, settings: PlacementSettings, nodes: Sequence[int], most_load: float = inf
+) -> Field:
     count, load, far = ledger.cpu_count, ledger.node_load, ledger.machine.remoteness
+    if most_load != inf:
+        nodes = [node for node in nodes if load[node] <= most_load]
     ids = sorted(nodes, key=lambda node: (not count[node], round(load[node], 9), node))
     return Field(
         ids=ids,
         cpus=[count[node] for node in ids],
         room=[ledger.rooms.open(node) for node in ids],
         load=[load[node] for node in ids],
-        far=[[far[a][b] for b in ids] for a in ids],
+        far=[[row[b] for b in ids] for row in (far[a] for a in ids)],
+        nearest=[ledger.machine.nearest[node] for node in ids],
+        alike=ledger.machine.alike,
+        pull=[need.pull.get(node, 0.0) for node in ids],
         rooms=ledger.rooms,
+        huge=ledger.huge,
+        full=ledger.full_with(need.weight),
+        most_load=most_load + ROUNDING,
         need=need,
         settings=settings,
     )

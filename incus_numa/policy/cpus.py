@@ -1,175 +1,158 @@
-"""Which CPUs inside the chosen nodes: even over the nodes, least loaded core first, whole cores before siblings
-(`smt = "spread"`) or filled cores (`smt = "pack"`), one L3 before two, and what it has where that is not worse.
+"""Which CPUs inside the chosen nodes: even over the nodes, of the kind of cores asked for, least loaded core first,
+whole cores before siblings (`smt = "spread"`) or filled cores (`smt = "pack"`), one L3 before two, and what it has
+where that is not worse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
 
 from incus_numa.cpuset import CpuSet, NodeSet
-from incus_numa.model.machine import Cpu
+from incus_numa.model.machine import CoreKind
+from incus_numa.policy import whole_cores
 from incus_numa.policy.ledger import Ledger
+from incus_numa.policy.picking import LEAST_PART, UNIT, Picker, units
 
-LEAST_PART = 1e-6
-"""Load that a CPU is counted with at least, so that an instance without weight is spread, too."""
-
-Rank = tuple[float, int, float, bool, int]
+Pick = Callable[[int, int], int]
+"""Picks so many CPUs of a mask, which has no fewer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CpuWish:
-    """How many CPUs, the weight they commit, the SMT rule, and the CPUs it has (kept where they are as good)."""
+    """How many CPUs, the weight they commit, the SMT rule, the CPUs it has (kept where they are as good), and the kind
+    of cores to use first on a machine that has two kinds; None: either.
+    """
 
     count: int
     weight: float
     pack: bool = False
     has: CpuSet
+    cores: CoreKind | None = None
 
 
 def even_shares(ledger: Ledger, nodes: NodeSet, count: int) -> dict[int, int]:
     """CPUs per node: as equal as the nodes' sizes allow; what does not divide goes to the least loaded nodes."""
-    order = sorted(
-        (node for node in nodes if ledger.cpu_count.get(node)),
-        key=lambda node: (round(ledger.node_load[node], 9), node),
-    )
+    size, load = ledger.cpu_count, ledger.node_load
+    order = [node for node in nodes if size.get(node)]
+    if len(order) == 1:
+        return {order[0]: min(count, size[order[0]])}
+    order.sort(key=lambda node: (units(load[node]), node))
     shares = dict.fromkeys(order, 0)
-    left = min(count, sum(ledger.cpu_count[node] for node in order))
-    while left:
-        open_nodes = [node for node in order if shares[node] < ledger.cpu_count[node]]
-        lowest = min(shares[node] for node in open_nodes)
-        for node in [node for node in open_nodes if shares[node] == lowest][:left]:
-            shares[node] += 1
-            left -= 1
+    left, rising = count, sorted(order, key=size.__getitem__)
+    for place, node in enumerate(rising):
+        fair, more = divmod(left, len(rising) - place)
+        if size[node] > fair:
+            larger = set(rising[place:])
+            for one in order:
+                if one in larger:
+                    shares[one] = fair + (more > 0)
+                    more -= 1
+            break
+        shares[node] = size[node]
+        left -= size[node]
     return shares
 
 
 def is_even(ledger: Ledger, nodes: NodeSet, cpus: CpuSet) -> bool:
     """Whether no usable CPU of another node of the set could take over from a node that has more."""
-    used = {node: len(ledger.usable[node] & cpus) for node in nodes & ledger.cpu_nodes}
+    used = {node: (ledger.usable[node].mask & cpus.mask).bit_count() for node in nodes if ledger.cpu_count.get(node)}
     roomy = [amount for node, amount in used.items() if amount < ledger.cpu_count[node]]
     return not roomy or max(used.values()) - min(roomy) <= 1
 
 
-def legal(ledger: Ledger, nodes: NodeSet, cpus: CpuSet, count: int) -> bool:
-    """Whether the CPUs are as many as asked, usable, inside the nodes, and even over them."""
+def legal(ledger: Ledger, nodes: NodeSet, cpus: CpuSet, count: int, *, cores: CoreKind | None = None) -> bool:
+    """Whether the CPUs are as many as asked, usable, inside the nodes, even over them, and of the kind asked for as far
+    as there are some.
+    """
     allowed = 0
-    for node in nodes & ledger.nodes:
-        allowed |= ledger.usable[node].mask
-    return len(cpus) == count and not cpus.mask & ~allowed and is_even(ledger, nodes, cpus)
+    for node in nodes:
+        if node in ledger.usable:
+            allowed |= ledger.usable[node].mask
+    if len(cpus) != count or cpus.mask & ~allowed or not is_even(ledger, nodes, cpus):
+        return False
+    kind = _of_kind(ledger, cores)
+    if not kind or not cpus.mask & ~kind:
+        return True
+    free = kind & ~cpus.mask
+    here = [ledger.usable[node].mask for node in nodes if node in ledger.usable]
+    return not any(own & cpus.mask & ~kind and own & free for own in here)
 
 
 def choose(ledger: Ledger, nodes: NodeSet, wish: CpuWish) -> CpuSet:
     """The best CPUs of the nodes for the wish. Fewer than asked only where the nodes have fewer."""
-    chosen = 0
+    chosen, part, machine = 0, wish.weight / max(1, wish.count), ledger.machine
+    kind = _of_kind(ledger, wish.cores)
     for node, share in even_shares(ledger, nodes, wish.count).items():
-        usable = ledger.usable[node]
-        if share == len(usable):
-            chosen |= usable.mask
+        usable = ledger.usable[node].mask
+        if share == usable.bit_count():
+            chosen |= usable
         elif share:
-            chosen |= _choose_in_node(ledger, node, share, wish).mask
+            picker = Picker(
+                machine.cores_by_node[node],
+                ledger.cpu_load(node),
+                caches=machine.caches_by_node[node],
+                part=part,
+                has=wish.has.mask,
+            )
+            chosen |= _in_order(picker.pack if wish.pack else picker.spread, usable, kind, share)
     return CpuSet.from_mask(chosen)
 
 
-def burden(ledger: Ledger, cpus: CpuSet, weight: float) -> tuple[float, int]:
-    """How bad a choice is: squared load of the cores it would use, then the number of L3 caches. Lower is better."""
-    machine = ledger.machine
-    chosen = [machine.cpu_by_id[cpu] for cpu in cpus]
-    core_load: dict[int, float] = {}
+def choose_exclusive(
+    ledger: Ledger, nodes: NodeSet, wish: CpuWish, shares: Mapping[int, int] | None = None
+) -> CpuSet | None:
+    """CPUs that the instance would have for itself, None where the nodes have fewer usable ones than it asks for.
+
+    Even over the nodes unless `shares` says how many of each. Whole cores as far as the counts allow, those that
+    fewest other instances have chosen. Nothing changes in the ledger: others may still be counted on them.
+    """
+    wanted = even_shares(ledger, nodes, wish.count) if shares is None else shares
+    if sum(wanted.values()) < wish.count:
+        return None
+    chosen, kind = 0, _of_kind(ledger, wish.cores)
+    for node, share in wanted.items():
+        usable = ledger.usable[node].mask
+        if share > usable.bit_count():
+            return None
+
+        def pick(allowed: int, count: int, node: int = node) -> int:
+            return whole_cores.pick(ledger, node, allowed, count, wish.has.mask)
+
+        chosen |= _in_order(pick, usable, kind, share)
+    return CpuSet.from_mask(chosen)
+
+
+def burden(ledger: Ledger, cpus: CpuSet, weight: float, *, cores: CoreKind | None = None) -> tuple[int, int, int]:
+    """How bad a choice is, lower is better: CPUs of another kind than asked for; what is added to the squared loads of
+    the cores that it uses, in billionths of a CPU's; L3 caches.
+    """
+    machine, mask = ledger.machine, cpus.mask
+    part = max(units(weight / max(1, len(cpus))), LEAST_PART)
+    added, caches = 0, set[int | None]()
     for node in machine.nodes_of(cpus):
-        core_load |= _core_loads(ledger, node)
-    return round(_squares(chosen, weight / max(1, len(cpus)), core_load), 9), len({cpu.l3 for cpu in chosen})
+        loads = ledger.cpu_load(node)
+        for core in machine.cores_by_node[node]:
+            mine = (core.mask & mask).bit_count()
+            if mine:
+                caches.add(core.l3)
+                added += part * mine * (2 * units(sum(loads[cpu] for cpu in core.threads)) + part * mine)
+    kind = _of_kind(ledger, cores)
+    return (mask & ~kind).bit_count() if kind else 0, added // UNIT, len(caches)
 
 
-def _core_loads(ledger: Ledger, node: int) -> dict[int, float]:
-    """Committed load of each core of a node: of all its threads, whether usable or not."""
-    loads, sums = ledger.cpu_load(node), dict[int, float]()
-    for cpu in ledger.machine.cpus_by_node[node]:
-        sums[cpu.core] = sums.get(cpu.core, 0.0) + loads[cpu.id]
-    return sums
+def _of_kind(ledger: Ledger, cores: CoreKind | None) -> int:
+    """CPUs of the kind as a mask, 0 where there is no kind to prefer."""
+    own = None if cores is None else ledger.machine.cpus_by_kind.get(cores)
+    return 0 if own is None else own.mask
 
 
-def _choose_in_node(ledger: Ledger, node: int, share: int, wish: CpuWish) -> CpuSet:
-    """One L3 if one is as good as any CPUs of the node, else the best CPUs."""
-    usable, loads = ledger.usable[node].mask, ledger.cpu_load(node)
-    everywhere = [cpu for cpu in ledger.machine.cpus_by_node[node] if usable >> cpu.id & 1]
-    groups: dict[int | None, list[Cpu]] = {}
-    for cpu in everywhere:
-        groups.setdefault(cpu.l3, []).append(cpu)
-    part = max(wish.weight / max(1, wish.count), LEAST_PART)
-    picking = Picking(wish=wish, part=part, loads=loads, core_load=_core_loads(ledger, node))
-    options = [picking.pick(everywhere, share)]
-    if len(groups) > 1:
-        options += [picking.pick(group, share) for group in groups.values() if len(group) >= share]
-
-    def quality(option: Sequence[Cpu]) -> tuple[float, float, int, int, tuple[int, ...]]:
-        ids = tuple(sorted(cpu.id for cpu in option))
-        return (
-            round(_squares(option, part, picking.core_load), 9) if not wish.pack else 0.0,
-            round(sum(loads[cpu] for cpu in ids), 9),
-            len({cpu.l3 for cpu in option}),
-            -sum(cpu in wish.has for cpu in ids),
-            ids,
-        )
-
-    return CpuSet(cpu.id for cpu in min(options, key=quality))
-
-
-def _squares(option: Iterable[Cpu], part: float, core_load: Mapping[int, float]) -> float:
-    own: dict[int, float] = {}
-    for cpu in option:
-        own[cpu.core] = own.get(cpu.core, 0.0) + part
-    return sum((core_load[core] + mine) ** 2 for core, mine in own.items())
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Picking:
-    """How CPUs of one node are picked, one after the other; each choice sees what the earlier ones added."""
-
-    wish: CpuWish
-    part: float
-    loads: Mapping[int, float]
-    core_load: Mapping[int, float]
-
-    def pick(self, cpus: Sequence[Cpu], share: int) -> list[Cpu]:
-        """So many of the CPUs. Those of one L3 wait in a heap, so that a pick looks at one CPU per L3 only."""
-        known = {cpu.id: cpu for cpu in cpus}
-        rank = {cpu.id: self._rank(cpu, 0) for cpu in cpus}
-        siblings: dict[int, list[Cpu]] = {}
-        heaps: dict[int | None, list[Rank]] = {}
-        for cpu in cpus:
-            siblings.setdefault(cpu.core, []).append(cpu)
-            heaps.setdefault(cpu.l3, []).append(rank[cpu.id])
-        for heap in heaps.values():
-            heapify(heap)
-        room = {l3: len(heap) for l3, heap in heaps.items()}
-        threads, caches = dict.fromkeys(siblings, 0), dict.fromkeys(heaps, 0)
-        picked: list[Cpu] = []
-        for _ in range(share):
-            heads = [(_head(heap, rank), l3) for l3, heap in heaps.items() if heap]
-            best = min((*one[:2], -caches[l3], *one[2:4], -room[l3], one[4]) for one, l3 in heads if one)
-            cpu = known[best[-1]]
-            picked.append(cpu)
-            del rank[cpu.id]
-            threads[cpu.core] += 1
-            caches[cpu.l3] += 1
-            for sibling in siblings[cpu.core]:
-                if sibling.id in rank:
-                    rank[sibling.id] = self._rank(sibling, threads[cpu.core])
-                    heappush(heaps[sibling.l3], rank[sibling.id])
-        return picked
-
-    def _rank(self, cpu: Cpu, mine: int) -> Rank:
-        """The order of CPUs in one L3 when the instance already has `mine` threads of the core."""
-        core, load = self.core_load[cpu.core], round(self.loads[cpu.id], 9)
-        if self.wish.pack:
-            return load, -mine, -round(core, 9), cpu.id not in self.wish.has, cpu.id
-        return round(core + self.part * mine, 9), mine, load, cpu.id not in self.wish.has, cpu.id
-
-
-def _head(heap: list[Rank], rank: Mapping[int, Rank]) -> Rank | None:
-    """The best CPU of a heap that is not picked, dropping entries whose rank has changed since."""
-    while heap and rank.get(heap[0][4]) is not heap[0]:
-        heappop(heap)
-    return heap[0] if heap else None
+def _in_order(pick: Pick, usable: int, kind: int, share: int) -> int:
+    """So many of the usable CPUs: those of the kind, and only what these lack of others."""
+    first = usable & kind
+    count = first.bit_count()
+    if not count:
+        return pick(usable, share)
+    if count >= share:
+        return first if count == share else pick(first, share)
+    return first | pick(usable & ~first, share - count)

@@ -10,16 +10,19 @@ from typing import Annotated, Any
 
 import msgspec
 
+from incus_numa import quantities
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.errors import ConfigError
 from incus_numa.model.instance import Demand, Instance, InstanceKey, InstanceType, MemoryMode, Policy
 from incus_numa.model.load import Load
-from incus_numa.model.machine import Machine
-from incus_numa.model.plan import Plan
+from incus_numa.model.machine import CoreKind, Machine
+from incus_numa.model.plan import Plan, Proof
 from incus_numa.model.snapshot import Decided, Observed, Snapshot
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
-Bytes = Annotated[int, msgspec.Meta(ge=0)]
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=quantities.MAX_BYTES)]
+PageSize = Annotated[int, msgspec.Meta(ge=1, le=quantities.MAX_BYTES)]
+CORES = {"any": None} | {kind.value: kind for kind in CoreKind}
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -39,6 +42,9 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     cpus: str | None = None
     pinned_cpus: str | None = None
     movable: bool = True
+    cores: str | None = None
+    exclusive: bool = False
+    hugepages: dict[PageSize, Bytes] = msgspec.field(default_factory=dict)
 
 
 def parse_snapshot(text: bytes, machine: Machine, memory: MemoryMode) -> Snapshot:
@@ -51,6 +57,7 @@ def parse_snapshot(text: bytes, machine: Machine, memory: MemoryMode) -> Snapsho
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise ConfigError((f"instances: expected a JSON list of instances: {error}",)) from error
     problems: list[str] = []
+    named: set[InstanceKey] = set()
     instances: dict[InstanceKey, Instance] = {}
     observed: dict[InstanceKey, Observed] = {}
     load: dict[InstanceKey, float] = {}
@@ -58,9 +65,14 @@ def parse_snapshot(text: bytes, machine: Machine, memory: MemoryMode) -> Snapsho
         try:
             entry = msgspec.json.decode(raw, type=_Entry)
             key = InstanceKey(entry.project, entry.name)
-            if key in instances:
+            if key in named:
                 raise ValueError(f"{key} is there twice; names must be unique in a project")
-            instances[key] = _instance(entry, key, memory, machine)
+            named.add(key)
+            mistakes = _check_entry(entry, machine)
+            if mistakes:
+                problems += [f"instances[{index}]: {key}: {mistake}" for mistake in mistakes]
+                continue
+            instances[key] = _instance(entry, key, memory)
             observed[key] = _observed(entry, machine)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             problems.append(f"instances[{index}]: {error}")
@@ -86,6 +98,8 @@ def render_plan(plan: Plan, elapsed_ms: float) -> dict[str, Any]:
                 "mems": None if one.mems is None else str(one.mems),
                 "moved": one.moved,
                 "reason": one.reason,
+                "exclusive": one.exclusive,
+                "proof": None if one.proof is None else _render_proof(one.proof),
             }
             for one in plan.placements
         ],
@@ -99,15 +113,37 @@ def render_plan(plan: Plan, elapsed_ms: float) -> dict[str, Any]:
     }
 
 
+def _render_proof(proof: Proof) -> dict[str, float | int]:
+    return {"cost": round(proof.cost, 6), "bound": round(proof.bound, 6), "least_nodes": proof.least_width}
+
+
 def render_load(load: Mapping[int, float]) -> dict[str, float]:
     """Load by node id, as JSON wants its keys, ordered by id."""
     return {str(node): round(load[node], 6) for node in sorted(load)}
 
 
-def _instance(entry: _Entry, key: InstanceKey, memory: MemoryMode, machine: Machine) -> Instance:
-    unknown = [node for node in entry.device_nodes if node not in machine.node_by_id]
-    if unknown:
-        raise ValueError(f"{key}: device_nodes {unknown} are no nodes of the machine")
+def _check_entry(entry: _Entry, machine: Machine) -> list[str]:
+    """What an entry says that cannot be, on this machine or at all. Raises ValueError for lists that are none."""
+    known = NodeSet(machine.node_by_id)
+    problems = []
+    strange = sorted(set(entry.device_nodes).difference(known))
+    if strange:
+        problems.append(f"device_nodes {strange[:9]} are no nodes of the machine: expected some of {known}")
+    nodes = NodeSet.parse(entry.nodes or "") - known
+    if nodes:
+        problems.append(f"nodes {nodes} are no nodes of the machine: expected some of {known}")
+    cpus = CpuSet.parse(entry.pinned_cpus or "") - machine.online
+    if cpus:
+        problems.append(f"pinned_cpus {cpus} are no online CPUs of the machine: expected some of {machine.online}")
+    if entry.cores is not None and entry.cores not in CORES:
+        problems.append(f"cores {entry.cores[:40]!r}: expected one of {', '.join(CORES)}")
+    for size, amount in sorted(entry.hugepages.items()):
+        problem = quantities.check_hugepages(size, amount)
+        problems += [f"hugepages: {problem}"] if problem else []
+    return problems
+
+
+def _instance(entry: _Entry, key: InstanceKey, memory: MemoryMode) -> Instance:
     pinned = _set(CpuSet, entry.pinned_cpus)
     return Instance(
         key=key,
@@ -118,6 +154,9 @@ def _instance(entry: _Entry, key: InstanceKey, memory: MemoryMode, machine: Mach
             weight=float(entry.vcpus or len(pinned or ()) or 1),
             memory_bytes=entry.memory_bytes,
             pinned_cpus=pinned,
+            hugepages={size: amount for size, amount in entry.hugepages.items() if amount},
+            cores=CORES.get(entry.cores or "any"),
+            exclusive=entry.exclusive,
         ),
         policy=entry.policy,
         memory=entry.memory or memory,

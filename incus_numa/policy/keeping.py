@@ -12,9 +12,10 @@ from functools import cached_property
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.instance import Instance, InstanceKey, Policy
 from incus_numa.model.plan import Placement
-from incus_numa.policy import candidates, cpus, refusals
+from incus_numa.policy import candidates, cpus, reasons
 from incus_numa.policy.candidates import Candidate
 from incus_numa.policy.desk import Desk, by_memory, memory_limit
+from incus_numa.policy.policies import RULES
 from incus_numa.policy.rooms import Rooms
 
 
@@ -58,7 +59,7 @@ def _is_legal(desk: Desk, instance: Instance, nodes: NodeSet) -> bool:
         return nodes == ledger.cpu_nodes and instance.policy is Policy.NONE
     if ledger.cpus_of(nodes) < max(1, need.cpus):
         return False
-    return refusals.forbidden_width(desk, instance, len(nodes)) is None
+    return RULES[instance.policy].forbids(desk, instance, nodes) is None
 
 
 def keep(desk: Desk, instance: Instance) -> Placement:
@@ -66,16 +67,11 @@ def keep(desk: Desk, instance: Instance) -> Placement:
     decided = desk.observed(instance).decided
     nodes = decided.nodes if decided else NodeSet()
     cpu_set = (decided.cpus if decided else None) or CpuSet()
-    if not cpus.legal(desk.ledger, nodes, cpu_set, desk.cpu_count(instance, nodes)):
+    if not cpus.legal(desk.ledger, nodes, cpu_set, desk.cpu_count(instance, nodes), cores=instance.demand.cores):
         desk.ledger.release(instance.key)
         cpu_set = cpus.choose(desk.ledger, nodes, desk.wish(instance, nodes, cpu_set))
         desk.commit(instance, nodes, cpu_set)
-    return desk.placement(
-        instance,
-        nodes,
-        cpu_set,
-        f"kept: node{'s' if len(nodes) > 1 else ''} {nodes} still hold{'' if len(nodes) > 1 else 's'} it",
-    )
+    return desk.placement(instance, nodes, cpu_set, reasons.kept(nodes))
 
 
 def narrower(desk: Desk, instance: Instance, nodes: NodeSet) -> Candidate | None:

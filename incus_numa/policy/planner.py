@@ -2,6 +2,8 @@
 
 What an instance has is kept while it is legal and as narrow as possible, so adding an instance never moves another and
 planning twice changes nothing. The server's own choice at start is kept only where it costs no more than ours.
+
+Exclusive CPUs are given first. Then nodes are chosen for all that have none, together (see `batch`), and last CPUs.
 """
 
 from __future__ import annotations
@@ -9,15 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from incus_numa.cpuset import NodeSet
+from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.instance import Instance, InstanceKey, Policy
-from incus_numa.model.plan import Placement, Plan, Rejection
+from incus_numa.model.plan import Placement, Plan, Proof, Rejection
 from incus_numa.model.snapshot import Observed, Snapshot
-from incus_numa.policy import candidates, cores, cpus, keeping, refusals, scoring
+from incus_numa.policy import batch, candidates, cores, cpus, exclusive, keeping, reasons, refusals
+from incus_numa.policy.batch import Choice
 from incus_numa.policy.candidates import Candidate
 from incus_numa.policy.desk import Desk, Standing, open_desk
-from incus_numa.policy.search import Need
-from incus_numa.quantities import render_bytes
+from incus_numa.policy.field import Need
+from incus_numa.policy.policies import RULES
 from incus_numa.settings import PlacementSettings
 
 Answers = dict[InstanceKey, Placement | Rejection]
@@ -33,17 +36,20 @@ def plan(snapshot: Snapshot, settings: PlacementSettings, *, only: frozenset[Ins
     judged = [one for one in instances if one.managed and (only is None or one.key in only)]
     answers, pinned, free = _sort_out(desk, judged)
     keys = {one.key for one in free}
+    owners = [one for one in free if one.demand.exclusive]
+    sharers = [one for one in free if not one.demand.exclusive]
     keepers = keeping.Keepers(desk, (one for one in instances if one.key not in keys))
-    staying = keepers.stay(free)
-    waiting = [one for one in free if one.key not in staying]
+    staying = keepers.stay(sharers)
+    waiting = [one for one in sharers if one.key not in staying]
     for instance in waiting:
         desk.ledger.release(instance.key)
-    for instance in free:
+    answers |= _own(desk, owners)
+    for instance in sharers:
         if instance.key in staying:
             answers[instance.key] = keeping.keep(desk, instance)
     answers |= _place_all(desk, waiting)
-    _narrow(desk, free, answers)
-    _spread_out(desk, [*waiting, *(one for one in free if one.key in staying)], answers)
+    _narrow(desk, sharers, answers)
+    _spread_out(desk, [*waiting, *(one for one in sharers if one.key in staying)], answers)
     answers |= {instance.key: _pinned(desk, instance) for instance in pinned}
     return _assemble(desk, answers, judged)
 
@@ -59,8 +65,10 @@ def place_new(standing: Standing, snapshot: Snapshot) -> Plan:
     answers, pinned, free = _sort_out(desk, judged)
     for instance in free:
         desk.ledger.release(instance.key)
-    answers |= _place_all(desk, free)
-    _narrow(desk, free, answers)
+    sharers = [one for one in free if not one.demand.exclusive]
+    answers |= _own(desk, [one for one in free if one.demand.exclusive])
+    answers |= _place_all(desk, sharers)
+    _narrow(desk, sharers, answers)
     answers |= {instance.key: _pinned(desk, instance) for instance in pinned}
     return _assemble(desk, answers, judged)
 
@@ -81,24 +89,53 @@ def _sort_out(desk: Desk, judged: Iterable[Instance]) -> tuple[Answers, list[Ins
     return answers, pinned, free
 
 
+def _own(desk: Desk, owners: Iterable[Instance]) -> Answers:
+    """Exclusive CPUs: kept where they may be, else chosen, the largest first."""
+    order = sorted(owners, key=lambda one: (-(one.demand.vcpus or 0), one.key))
+    staying = exclusive.stay(desk, order)
+    answers: Answers = {}
+    for owner in order:
+        decided = desk.observed(owner).decided
+        if owner.key in staying and decided is not None and decided.cpus is not None:
+            answers[owner.key] = desk.placement(owner, decided.nodes, decided.cpus, reasons.kept(decided.nodes))
+            continue
+        found = exclusive.find(desk, owner)
+        if isinstance(found, Rejection):
+            desk.commit_as_is(owner, exclusive=False)
+            answers[owner.key] = found
+            continue
+        candidate, cpu_set = found
+        reason = f"{reasons.why(desk, desk.need(owner), candidate.nodes, reasons.BEST)}; its CPUs are exclusive"
+        desk.commit(owner, candidate.nodes, cpu_set)
+        answers[owner.key] = desk.placement(owner, candidate.nodes, cpu_set, reason)
+    return answers
+
+
 def _place_all(desk: Desk, instances: Iterable[Instance]) -> Answers:
-    """Place instances that are not counted, the largest first.
+    """Place instances that are not counted.
 
     One that is refused stays where it is, which the others must know: they are placed again with it counted there.
     """
-    order = sorted(instances, key=lambda one: _largest_first(desk, one))
-    refused: Answers = {}
+    order = batch.order(desk, instances)
+    refused: dict[InstanceKey, Rejection] = {}
     while True:
-        answers: Answers = {}
+        chosen: list[Choice] = []
+        found: dict[InstanceKey, Rejection] = {}
         for instance in order:
-            answers[instance.key] = refused.get(instance.key) or _place(desk, instance)
-        found: Answers = {key: answer for key, answer in answers.items() if isinstance(answer, Rejection)}
+            choice = refused.get(instance.key) or _choose_nodes(desk, instance)
+            if isinstance(choice, Rejection):
+                found[instance.key] = choice
+            else:
+                chosen.append(choice)
         if found.keys() == refused.keys():
-            return answers
+            break
         refused = found
-        for instance in order:
-            if instance.key not in refused:
-                desk.ledger.release(instance.key)
+        for choice in chosen:
+            desk.ledger.release(choice.instance.key)
+    answers: Answers = dict(refused)
+    for choice in batch.improve(desk, chosen):
+        answers[choice.instance.key] = _settle(desk, choice)
+    return answers
 
 
 def _pinned(desk: Desk, instance: Instance) -> Placement:
@@ -109,7 +146,7 @@ def _pinned(desk: Desk, instance: Instance) -> Placement:
     pinned = instance.demand.pinned_cpus or desk.machine.online
     cpu_set = pinned & desk.machine.online
     nodes = desk.machine.nodes_of(cpu_set)
-    reason = f"limits.cpu lists CPUs {pinned}: respected, on node{_s(len(nodes))} {nodes}"
+    reason = f"limits.cpu lists CPUs {pinned}: respected, on node{'s' if len(nodes) != 1 else ''} {nodes}"
     found = desk.placement(instance, nodes, cpu_set, reason)
     # What is bound already stays so for as long as the nodes could hold it at all: others never unbind it.
     bound = found.mems == desk.observed(instance).mems
@@ -119,58 +156,67 @@ def _pinned(desk: Desk, instance: Instance) -> Placement:
 
 
 def _place(desk: Desk, instance: Instance) -> Placement | Rejection:
-    """Choose nodes, then CPUs inside them, and commit them; or refuse and count it where it is.
+    """Choose nodes, then CPUs inside them, and commit them; or refuse and count it where it is."""
+    choice = _choose_nodes(desk, instance)
+    return choice if isinstance(choice, Rejection) else _settle(desk, choice)
+
+
+def _choose_nodes(desk: Desk, instance: Instance) -> Choice | Rejection:
+    """Choose nodes and count the instance there; or refuse and count it where it is.
 
     Memory that is only usage is left out where no nodes would be allowed with it.
     """
-    need, firm = desk.need(instance), desk.firm_need(instance)
-    found = _find(desk, instance, need)
-    if isinstance(found, Rejection) and need != firm:
-        need, found = firm, _find(desk, instance, firm)
+    need, rule = desk.need(instance), RULES[instance.policy]
+    found = rule.find(desk, instance, need)
+    if isinstance(found, Rejection) and need.memory_bytes and instance.demand.memory_is_usage:
+        need = desk.firm_need(instance)
+        found = rule.find(desk, instance, need)
     if isinstance(found, Rejection):
         desk.commit_as_is(instance)
         return found
-    return _settle_on(desk, instance, need, found)
+    return _choice(desk, instance, need, found)
 
 
-def _find(desk: Desk, instance: Instance, need: Need) -> Candidate | Rejection:
-    """The best set of nodes that the policy allows."""
-    if instance.policy is Policy.NONE:
-        return Candidate(nodes=desk.ledger.cpu_nodes, cost=0.0)
-    found = candidates.best(desk.ledger, need, desk.settings)
-    if found is None:
-        return refusals.too_big(desk, instance)
-    return refusals.forbidden_width(desk, instance, len(found.nodes)) or found
+def _choice(desk: Desk, instance: Instance, need: Need, found: Candidate) -> Choice:
+    """The set that was found, or an equally good one that it has, counted without CPUs."""
+    nodes, why = _prefer_what_it_has(desk, need, found, desk.observed(instance))
+    desk.commit(instance, nodes, CpuSet())
+    return Choice(instance=instance, need=need, nodes=nodes, why=why, found=found)
 
 
-def _settle_on(desk: Desk, instance: Instance, need: Need, found: Candidate) -> Placement:
-    """Commit an uncounted instance to the set that was found for it, or to an equally good one that it has."""
+def _settle(desk: Desk, choice: Choice) -> Placement:
+    """CPUs inside the nodes that were chosen, counted."""
+    instance, nodes, need = choice.instance, choice.nodes, choice.need
     observed = desk.observed(instance)
-    nodes, why = _prefer_what_it_has(desk, need, found, observed)
-    wish = desk.wish(instance, nodes, observed.cpus)
+    wish = desk.wish(instance, nodes, observed.cpus, need)
     cpu_set = cpus.choose(desk.ledger, nodes, wish)
     has = None if observed.decided else observed.cpus
     if (
         has
         and not wish.pack
-        and cpus.legal(desk.ledger, nodes, has, wish.count)
-        and cpus.burden(desk.ledger, has, need.weight) <= cpus.burden(desk.ledger, cpu_set, need.weight)
+        and cpus.legal(desk.ledger, nodes, has, wish.count, cores=wish.cores)
+        and cpus.burden(desk.ledger, has, need.weight, cores=wish.cores)
+        <= cpus.burden(desk.ledger, cpu_set, need.weight, cores=wish.cores)
     ):
         # The server's own choice is kept where it is as good, so that nothing is written without need.
         cpu_set = has
-    whole = instance.policy is Policy.NONE
-    reason = "policy none: all usable CPUs of the machine" if whole else _why(desk, need, nodes, why)
-    desk.commit(instance, nodes, cpu_set)
-    return desk.placement(instance, nodes, cpu_set, reason)
+    if instance.policy is Policy.NONE:
+        reason = "policy none: all usable CPUs of the machine"
+    else:
+        reason = reasons.why(desk, need, nodes, choice.why) + reasons.proved(choice.found, nodes)
+    desk.ledger.give_cpus(instance.key, cpu_set.mask)
+    found = choice.found
+    proof = Proof(cost=found.cost, bound=found.bound, least_width=found.least_width) if nodes == found.nodes else None
+    return desk.placement(instance, nodes, cpu_set, reason, proof)
 
 
 def _prefer_what_it_has(desk: Desk, need: Need, found: Candidate, observed: Observed) -> tuple[NodeSet, str]:
     has = observed.nodes
-    if has and len(has) == len(found.nodes) and has != found.nodes and has <= desk.ledger.nodes:
+    if has and has != found.nodes and len(has) == len(found.nodes) and has <= desk.ledger.nodes:
         same = candidates.cost(desk.ledger, need, has, desk.settings) <= found.cost
         if same and candidates.fits(desk.ledger, need, has):
-            return has, "what it has costs no more than any other"
-    return found.nodes, "least loaded and nearest"
+            return has, reasons.NO_WORSE
+    return found.nodes, reasons.BEST
 
 
 def _narrow(desk: Desk, instances: Iterable[Instance], answers: Answers) -> None:
@@ -183,11 +229,11 @@ def _narrow(desk: Desk, instances: Iterable[Instance], answers: Answers) -> None
         freed = False
         for instance in instances:
             answer = answers[instance.key]
-            if isinstance(answer, Placement):
+            if isinstance(answer, Placement) and len(answer.nodes) > 1:
                 found = keeping.narrower(desk, instance, answer.nodes)
                 if found is not None:
                     desk.ledger.release(instance.key)
-                    answers[instance.key] = _settle_on(desk, instance, desk.need(instance), found)
+                    answers[instance.key] = _settle(desk, _choice(desk, instance, desk.need(instance), found))
                     freed = True
         for instance in instances if freed else ():
             if isinstance(answers[instance.key], Rejection):
@@ -203,29 +249,10 @@ def _spread_out(desk: Desk, instances: Iterable[Instance], answers: Answers) -> 
     for instance in instances:
         answer = answers[instance.key]
         if isinstance(answer, Placement):
-            better = idle.spread_out(answer.nodes, answer.cpus)
+            better = idle.spread_out(answer.nodes, answer.cpus, instance.demand.cores)
             if better is not answer.cpus:
                 desk.commit(instance, answer.nodes, better)
                 answers[instance.key] = replace(answer, cpus=better)
-
-
-def _why(desk: Desk, need: Need, nodes: NodeSet, why: str) -> str:
-    ledger = desk.ledger
-    # Nodes without CPUs are counted where one of them is used.
-    count = len(ledger.cpu_nodes if nodes <= ledger.cpu_nodes else ledger.cpu_nodes | desk.machine.memory_nodes)
-    text = f"{len(nodes)} of {count} node{_s(count)} hold {need.cpus} vCPU{_s(need.cpus)}"
-    if need.memory_bytes:
-        text += f" and {render_bytes(need.memory_bytes)}"
-    loads = [ledger.node_load[node] for node in nodes & ledger.cpu_nodes]
-    text += f"; {why}: load before at most {max(loads, default=0.0):.2f}"
-    distance = scoring.mean_distance(desk.machine, nodes)
-    return text + (f", mean distance {distance:.0f}" if distance is not None else "")
-
-
-def _largest_first(desk: Desk, instance: Instance) -> tuple[int, float, int, InstanceKey]:
-    """An order that depends on the instance and the machine alone, so that it is the same when planning again."""
-    need = desk.firm_need(instance)
-    return -candidates.minimum_width(desk.empty, need), -need.weight, -need.memory_bytes, instance.key
 
 
 def _assemble(desk: Desk, answers: Mapping[InstanceKey, Placement | Rejection], judged: Iterable[Instance]) -> Plan:
@@ -234,16 +261,14 @@ def _assemble(desk: Desk, answers: Mapping[InstanceKey, Placement | Rejection], 
         f"{one.key}: limits.cpu asks for {one.demand.vcpus} CPUs, the machine has {ledger.total_cpus} usable: "
         "it gets the whole machine"
         for one in judged
-        if (one.demand.vcpus or 0) > ledger.total_cpus and isinstance(answers[one.key], Placement)
+        if not one.demand.exclusive
+        and (one.demand.vcpus or 0) > ledger.total_cpus
+        and isinstance(answers[one.key], Placement)
     ]
     ordered = [answers[key] for key in sorted(answers)]
     return Plan(
         placements=tuple(one for one in ordered if isinstance(one, Placement)),
         rejections=tuple(one for one in ordered if isinstance(one, Rejection)),
-        node_load={node: round(load, 9) + 0.0 for node, load in ledger.node_load.items() if ledger.cpu_count[node]},
+        node_load={node: round(load, 9) + 0.0 for node, load in ledger.report_load().items()},
         warnings=tuple(warnings),
     )
-
-
-def _s(count: int) -> str:
-    return "s" if count != 1 else ""

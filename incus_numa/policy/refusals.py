@@ -5,7 +5,6 @@ from __future__ import annotations
 from incus_numa.cpuset import NodeSet
 from incus_numa.model.instance import Instance, Policy
 from incus_numa.model.plan import Reason, Rejection
-from incus_numa.policy import candidates
 from incus_numa.policy.desk import Desk, memory_limit
 from incus_numa.policy.ledger import Ledger
 from incus_numa.quantities import render_bytes
@@ -17,6 +16,9 @@ def refuse(desk: Desk, instance: Instance) -> Rejection | None:
         key, what = instance.problem
         return Rejection(key=instance.key, reason=Reason.BAD_KEY, detail=f"{key}: {what}")
     pinned = instance.demand.pinned_cpus
+    impossible = _not_exclusive(instance) if instance.demand.exclusive else None
+    if impossible is not None:
+        return Rejection(key=instance.key, reason=Reason.BAD_KEY, detail=f"user.numa.exclusive: {impossible}")
     if pinned is not None:
         cpus = pinned & desk.machine.online
         if not cpus:
@@ -32,26 +34,11 @@ def refuse(desk: Desk, instance: Instance) -> Rejection | None:
     return None
 
 
-def forbidden_width(desk: Desk, instance: Instance, width: int) -> Rejection | None:
-    """What the kubelet's stricter policies say about a number of nodes, None when they allow it."""
-    if instance.policy is Policy.SINGLE_NUMA_NODE and width > 1:
-        return Rejection(key=instance.key, reason=Reason.NOT_ONE_NODE, detail=_not_one(desk, instance, width))
-    if instance.policy is Policy.RESTRICTED:
-        need = desk.firm_need(instance)
-        if width <= candidates.minimum_width(desk.empty, need):
-            return None
-        possible = candidates.best(desk.empty, need, desk.settings)
-        if possible is not None and width > len(possible.nodes):
-            detail = (
-                f"policy restricted, but only {width} nodes have room for it now; "
-                f"{len(possible.nodes)} would do on an empty machine"
-            )
-            return Rejection(key=instance.key, reason=Reason.NOT_NARROWEST, detail=detail)
-    return None
-
-
 def too_big(desk: Desk, instance: Instance) -> Rejection:
-    """The refusal of an instance whose memory fits nowhere."""
+    """The refusal of an instance whose memory or huge pages fit nowhere."""
+    missing = _missing_hugepages(desk, instance)
+    if missing is not None:
+        return Rejection(key=instance.key, reason=Reason.NO_HUGEPAGES, detail=missing)
     rooms = _known_rooms(desk)
     most = max(rooms, key=lambda node: (rooms[node], -node), default=None)
     needed = render_bytes(desk.firm_need(instance).memory_bytes)
@@ -59,6 +46,27 @@ def too_big(desk: Desk, instance: Instance) -> Rejection:
     if most is not None:
         detail += f" uncommitted (most on node {most}: {render_bytes(rooms[most])})"
     return Rejection(key=instance.key, reason=Reason.NO_MEMORY, detail=detail)
+
+
+def _missing_hugepages(desk: Desk, instance: Instance) -> str | None:
+    for size, amount in desk.firm_need(instance).hugepages:
+        rooms = desk.ledger.huge.get(size)
+        if rooms is None or not rooms.holds(desk.ledger.nodes.mask, amount):
+            left = {} if rooms is None else {node: rooms.left(node) or 0 for node in desk.ledger.nodes}
+            detail = f"needs {render_bytes(amount)} of {render_bytes(size)} huge pages, all nodes together have "
+            detail += f"{render_bytes(sum(left.values()))} uncommitted"
+            most = max(left, key=lambda node: (left[node], -node), default=None)
+            return detail if most is None else f"{detail} (most on node {most}: {render_bytes(left[most])})"
+    return None
+
+
+def not_aligned(instance: Instance, nodes: NodeSet) -> Rejection:
+    """The refusal of an instance whose devices are elsewhere than the nodes that could hold it."""
+    detail = (
+        f"policy {instance.policy.value}, but its devices are on node{_s(len(instance.device_nodes))} "
+        f"{instance.device_nodes} and it on node{_s(len(nodes))} {nodes}"
+    )
+    return Rejection(key=instance.key, reason=Reason.NOT_ALIGNED, detail=detail)
 
 
 def lacking_memory(ledger: Ledger, instance: Instance, nodes: NodeSet) -> str | None:
@@ -75,7 +83,8 @@ def lacking_memory(ledger: Ledger, instance: Instance, nodes: NodeSet) -> str | 
     return f"its limit is {render_bytes(size)}, {what} {render_bytes(left)} uncommitted"
 
 
-def _not_one(desk: Desk, instance: Instance, width: int) -> str:
+def not_one(desk: Desk, instance: Instance, width: int) -> str:
+    """Why one node does not hold an instance that needs `width` nodes."""
     need, rooms = desk.firm_need(instance), _known_rooms(desk)
     detail = f"policy single-numa-node, but {need.cpus} vCPU{'s' if need.cpus != 1 else ''}"
     if need.memory_bytes:
@@ -89,3 +98,18 @@ def _not_one(desk: Desk, instance: Instance, width: int) -> str:
 def _known_rooms(desk: Desk) -> dict[int, int]:
     left = {node: desk.ledger.rooms.left(node) for node in desk.ledger.usable}
     return {node: room for node, room in left.items() if room is not None}
+
+
+def _not_exclusive(instance: Instance) -> str | None:
+    """What keeps an instance from having CPUs of its own, None when nothing does."""
+    if instance.policy is Policy.NONE:
+        return "policy none gives all CPUs of the machine, which cannot be exclusive; expected another policy"
+    if instance.demand.pinned_cpus is not None:
+        return "limits.cpu lists CPUs, which others may have, too; expected a number of CPUs in limits.cpu"
+    if instance.demand.vcpus is None:
+        return "expected a number of CPUs in limits.cpu: how many are to be exclusive"
+    return None
+
+
+def _s(count: int) -> str:
+    return "s" if count != 1 else ""

@@ -2,20 +2,16 @@
 
 Branches are sets in order of load. One is cut when nothing in it can fit, when a lower bound of its cost does not beat
 the best set so far, or when it takes a node and leaves out an earlier one that is no different. All work is counted,
-so the same question always has the same answer.
+so the same question always has the same answer. Where the work is cut off, the least that any set not looked at can
+cost is kept: no set of this width costs less than that or than the best.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import accumulate
-from operator import itemgetter
-from typing import NamedTuple, TypeVar
 
-from incus_numa.policy.rooms import Rooms
-from incus_numa.settings import PlacementSettings
+from incus_numa.policy.field import Field, Have, Value
 
 SEARCH_LIMIT = 24_000
 """Work for one question, counted in branches looked at (more for one with many nodes); beyond it the best so far is
@@ -29,143 +25,22 @@ WORK_UNIT = 8
 MOST_SEEDS = 24
 """First guesses grown around single nodes; more of them cost more than they save."""
 
-ALMOST_ONE = 1 - 1e-9
-"""One, less what rounding can lose."""
-
-Number = TypeVar("Number", int, float)
-
-Value = tuple[float, float, tuple[int, ...]]
-"""Cost, mean load and ids: the order that sets are compared in. Rounded, so that sums in any order are equal."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Need:
-    """What a set of nodes must hold: CPUs, the weight they commit, bytes of memory (0: memory does not matter)."""
-
-    cpus: int
-    weight: float
-    memory_bytes: int = 0
-
-
-class Have(NamedTuple):
-    """Sums over a set of nodes."""
-
-    cpus: int = 0
-    room: int = 0
-    worth: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Field:
-    """The nodes to choose from, as parallel lists: least loaded first, then lowest id; memory-only nodes last."""
-
-    ids: list[int]
-    cpus: list[int]
-    room: list[int]
-    load: list[float]
-    far: list[list[float]]
-    rooms: Rooms
-    need: Need
-    settings: PlacementSettings
-
-    def value(self, members: Sequence[int]) -> Value:
-        """What a set, given by positions, is compared by."""
-        return self.value_of(members, self._pairs(members))
-
-    def value_of(self, members: Sequence[int], pairs: float) -> Value:
-        """The same where the sum of the distances between its nodes is known."""
-        loads = [self.load[index] for index in members if self.cpus[index]]
-        cpus = sum(self.cpus[index] for index in members)
-        count = len(members)
-        total = self.settings.load_weight * (max(loads, default=0.0) + (self.need.weight / cpus if cpus else 0.0))
-        if count > 1:
-            total += self.settings.distance_weight * pairs / (count * (count - 1))
-        mean = sum(loads) / len(loads) if loads else 0.0
-        return round(total, 9), round(mean, 9), tuple(sorted(self.ids[index] for index in members))
-
-    def fits(self, members: Sequence[int]) -> bool:
-        """Whether CPUs and memory of a set are enough."""
-        if sum(self.cpus[index] for index in members) < self.need.cpus:
-            return False
-        if sum(self.room[index] for index in members) < self.need.memory_bytes:
-            return False
-        return self.rooms.holds(sum(1 << self.ids[index] for index in members), self.need.memory_bytes)
-
-    @cached_property
-    def most_cpus(self) -> list[list[int]]:
-        """By position and count: CPUs of the largest so many nodes from that position on."""
-        return _largest_sums(self.cpus)
-
-    @cached_property
-    def most_room(self) -> list[list[int]]:
-        """By position and count: memory of the roomiest so many nodes from that position on."""
-        return _largest_sums(self.room)
-
-    @cached_property
-    def worth(self) -> list[float]:
-        """What each node gives to the need, CPUs and memory taken together: a set that fits has 1 or more."""
-        cpus = [cpus / max(1, self.need.cpus) for cpus in self.cpus]
-        if not self.need.memory_bytes:
-            return cpus
-        room = [min(1.0, room / self.need.memory_bytes) for room in self.room]
-        return [(one + other) / 2 for one, other in zip(cpus, room, strict=True)]
-
-    @cached_property
-    def most_worth(self) -> list[list[float]]:
-        """By position and count: the worth of the most useful so many nodes from that position on."""
-        return _largest_sums(self.worth)
-
-    def may_fit(self, start: int, count: int, have: Have) -> bool:
-        """Whether what is had and some `count` nodes from the start on may be enough; False is certain."""
-        need = self.need
-        return (
-            have.cpus + self.most_cpus[start][count] >= need.cpus
-            and have.room + self.most_room[start][count] >= need.memory_bytes
-            and have.worth + self.most_worth[start][count] >= ALMOST_ONE
-        )
-
-    @cached_property
-    def nearest(self) -> list[list[float]]:
-        """By position and count: the sum of distances to the so many nearest other nodes."""
-        return [[0.0, *accumulate(sorted(row[:index] + row[index + 1 :]))] for index, row in enumerate(self.far)]
-
-    @cached_property
-    def twin(self) -> list[int | None]:
-        """For each position the last earlier one that is no different in anything but its id, None if there is none."""
-        twins: list[int | None] = []
-        latest: dict[tuple[float, int, int, tuple[float, ...]], list[int]] = {}
-        for index, row in enumerate(self.far):
-            shape = (round(self.load[index], 9), self.cpus[index], self.room[index], tuple(sorted(row)))
-            group = latest.setdefault(shape, [])
-            found = next((place for place in group if self._same_distances(place, index)), None)
-            if self.need.memory_bytes and self.rooms.has_wide:
-                found = None
-            if found is not None:
-                group.remove(found)
-            group.append(index)
-            twins.append(found)
-        return twins
-
-    def _same_distances(self, a: int, b: int) -> bool:
-        one, two = self.far[a], self.far[b]
-        return one[:a] == two[:a] and one[a + 1 : b] == two[a + 1 : b] and one[b + 1 :] == two[b + 1 :]
-
-    def _pairs(self, members: Sequence[int]) -> float:
-        if len(members) < 2:
-            return 0.0
-        pick = itemgetter(*members)
-        return sum(sum(pick(self.far[index])) for index in members) / 2
-
 
 @dataclass(kw_only=True, slots=True)
 class Search:
-    """One width's search and its best so far."""
+    """One width's search and its best so far.
+
+    `bound` is None while every set of the width has been looked at or cut with reason; else no set that was not
+    looked at costs less.
+    """
 
     arena: Field
     width: int
     limit: int
     best: Value | None = None
+    bound: float | None = None
     work: int = 0
+    scarce: bool = False
     chosen: list[int] = field(default_factory=list)
     taken: set[int] = field(default_factory=set)
 
@@ -176,6 +51,7 @@ class Search:
             for index in range(len(arena.ids)):
                 self._consider([index], arena.value([index]))
             return self.best
+        self.scarce = arena.is_scarce(self.width)
         for seed in self._seeds():
             self._consider(seed, arena.value(seed))
         self._descend(start=0, pairs=0.0, cross=[0.0] * len(arena.ids), have=Have())
@@ -200,11 +76,17 @@ class Search:
             ]
             seeds.append(sorted(everything, key=worth.__getitem__)[: self.width])
         by_load, by_distance = arena.settings.load_weight, arena.settings.distance_weight / 2
-        firsts = [index for index in everything if arena.twin[index] is None][:MOST_SEEDS]
+        forced = arena.forced
+        firsts = [index for index in everything if arena.twin[index] is None][: min(MOST_SEEDS, 2 * self.width)]
         for first in firsts:
             row = arena.far[first]
-            merit = [by_load * load + by_distance * far for load, far in zip(arena.load, row, strict=True)]
+            merit = [
+                by_load * load + by_distance * far + pull
+                for load, far, pull in zip(arena.load, row, arena.pull, strict=True)
+            ]
             merit[first] = -1.0
+            for index in forced:
+                merit[index] = -2.0
             seeds.append(sorted(everything, key=merit.__getitem__)[: self.width])
         return seeds
 
@@ -214,19 +96,42 @@ class Search:
         rest = self.width - len(self.chosen) - 1
         for index in range(start, len(arena.ids) - rest):
             self.work += 1
+            most = have.cpus + arena.most_cpus[index][rest + 1]
+            if most < arena.need.cpus or self._rest_is_worse(index, rest, most):
+                return
             if self.work > self.limit:
+                self._leave_open(index, rest, pairs, have)
                 return
-            if self._rest_is_worse(index, rest, have.cpus):
-                return
-            by_load = self._load_bound(index, rest, have.cpus)
             twin, added = arena.twin[index], pairs + cross[index]
-            if (twin is not None and twin not in self.taken) or self._beaten(index, rest, by_load, added):
-                continue
-            having = Have(have[0] + arena.cpus[index], have[1] + arena.room[index], have[2] + arena.worth[index])
-            if arena.may_fit(index + 1, rest, having):
-                self.chosen.append(index)
-                self._go_on(index, rest, by_load, added, cross, having)
-                self.chosen.pop()
+            if twin is None or twin in self.taken:
+                having = self._added(have, index)
+                by_load = self._load_bound(index, rest, having.cpus) + self._pull_bound(index + 1, rest, having.pull)
+                if self._may_fit(index, rest, having) and not self._beaten(index, rest, by_load, added):
+                    self.chosen.append(index)
+                    self._go_on(index, rest, by_load, added, cross, having)
+                    self.chosen.pop()
+            if index in arena.forced:
+                return
+
+    def _added(self, have: Have, index: int) -> Have:
+        arena = self.arena
+        if not self.scarce:
+            return Have(have[0] + arena.cpus[index], 0, 0.0, have[3] + arena.pull[index])
+        return Have(
+            have[0] + arena.cpus[index],
+            have[1] + arena.room[index],
+            have[2] + arena.worth[index],
+            have[3] + arena.pull[index],
+        )
+
+    def _may_fit(self, index: int, rest: int, have: Have) -> bool:
+        """Whether what is had with this node and some `rest` later ones may be enough; False is certain."""
+        arena = self.arena
+        if have.cpus + arena.most_cpus[index + 1][rest] < arena.need.cpus:
+            return False
+        if self.scarce and not arena.may_fit(index + 1, rest, have):
+            return False
+        return not arena.need.hugepages or arena.may_hold_huge(index + 1, rest, [*self.chosen, index])
 
     def _go_on(self, index: int, rest: int, by_load: float, pairs: float, cross: list[float], have: Have) -> None:
         """Judge the set if it is complete, else look at what can be added to it."""
@@ -239,23 +144,41 @@ class Search:
             self._descend(start=index + 1, pairs=pairs, cross=after, have=have)
             self.taken.discard(index)
 
-    def _rest_is_worse(self, index: int, rest: int, cpus: int) -> bool:
-        """Whether the load alone makes this node and all later ones too dear. Never so with memory-only nodes."""
+    def _rest_is_worse(self, index: int, rest: int, most: int) -> bool:
+        """Whether the load alone makes this node and all later ones too dear. Never so with memory-only nodes.
+
+        `most` is how many CPUs such a set has at most.
+        """
         arena = self.arena
         if self.best is None or not arena.cpus[-1]:
             return False
-        least = arena.load[index + rest] + arena.need.weight / max(1, cpus + arena.most_cpus[index][rest + 1])
-        return round(arena.settings.load_weight * least, 9) > self.best[0]
+        least = arena.load[index + rest] + arena.need.weight / max(1, most)
+        return round(arena.price(least), 9) > self.best[0]
+
+    def _leave_open(self, index: int, rest: int, pairs: float, have: Have) -> None:
+        """Note the least that sets with the chosen nodes and only this one and later ones can cost: none is tried."""
+        arena = self.arena
+        cpus = have.cpus + arena.most_cpus[index][rest + 1]
+        worst = arena.load[index + rest] if arena.cpus[-1] else 0.0
+        least = arena.price(worst + arena.need.weight / max(1, cpus)) + self._pull_bound(index, rest + 1, have.pull)
+        pairs = max(pairs, arena.least_pairs(self.width))
+        least = round(least + arena.settings.distance_weight * pairs / (self.width * (self.width - 1)), 9)
+        self.bound = least if self.bound is None else min(self.bound, least)
+
+    def _pull_bound(self, start: int, rest: int, pull: float) -> float:
+        """The least that ties can add with what the chosen nodes add already."""
+        if not self.arena.need.pull:
+            return 0.0
+        return (pull + self.arena.least_pull[start][rest]) / self.width
 
     def _load_bound(self, index: int, rest: int, cpus: int) -> float:
-        """The least that the load part of the cost can be with this node as the next one."""
+        """The least that the load part of the cost can be with this node, whose CPUs are counted, as the next one."""
         arena = self.arena
         last = index + rest
-        cpus += arena.cpus[index]
         # Memory-only nodes come last and add no load; then only the node itself is sure to be counted.
         worst = arena.load[last] if arena.cpus[last] else arena.load[index]
         enough = cpus + arena.most_cpus[index + 1][rest]
-        return arena.settings.load_weight * (worst + arena.need.weight / max(1, enough))
+        return arena.price(worst + arena.need.weight / max(1, enough))
 
     def _least_pairs(self, start: int, rest: int, cross: Sequence[float]) -> float:
         """The least distance that the missing nodes add: to the chosen ones, and half of each one's to the others."""
@@ -285,9 +208,3 @@ class Search:
             return mean > self.best[1]
         lowest = [*(arena.ids[one] for one in chosen), *sorted(arena.ids[index + 1 :])[:rest]]
         return tuple(sorted(lowest)) >= self.best[2]
-
-
-def _largest_sums(sizes: Sequence[Number]) -> list[list[Number]]:
-    """By start and count: the sum of the so many largest sizes from the start on."""
-    none = sizes[0] - sizes[0]
-    return [list(accumulate(sorted(sizes[start:], reverse=True), initial=none)) for start in range(len(sizes) + 1)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from enum import Enum
 from math import prod
 from typing import TypeVar
@@ -16,7 +17,7 @@ from typing import TypeVar
 from incus_numa import quantities
 from incus_numa.cpuset import MAX_ID, CpuSet, NodeSet
 from incus_numa.model.instance import Demand, Instance, InstanceType, MemoryMode, Policy
-from incus_numa.model.machine import Machine
+from incus_numa.model.machine import CoreKind, Machine
 from incus_numa.server.protocol import Product, ServerInstance
 from incus_numa.settings import PlacementSettings
 
@@ -29,9 +30,17 @@ VOLATILE_NODES = "volatile.cpu.nodes"
 BALANCED = "balanced"
 
 _OWN_PREFIX = "user.numa."
-_OWN_KEYS = tuple(_OWN_PREFIX + name for name in ("policy", "memory", "group", "avoid", "movable"))
+_OWN_KEYS = tuple(
+    _OWN_PREFIX + name for name in ("policy", "memory", "group", "avoid", "movable", "cores", "exclusive")
+)
+_HUGEPAGES = {
+    "limits.hugepages.64KB": 64 << 10,
+    "limits.hugepages.1MB": 1 << 20,
+    "limits.hugepages.2MB": 2 << 20,
+    "limits.hugepages.1GB": 1 << 30,
+}
+_USUAL_PAGE_BYTES = 2 << 20
 _VM_MEMORY_BYTES = 1 << 30
-_MAX_BYTES = 1 << 63
 _MAX_TEXT = 4096
 _COUNT = re.compile(r"[0-9]{1,64}")
 _TOPOLOGY = re.compile(r"(sockets|cores|threads)\s*=\s*([0-9]{1,6})")
@@ -151,7 +160,7 @@ def parse_memory_limit(text: str, total_bytes: int) -> int | None:
             raise ValueError(f"bad memory limit {_short(text)}: expected more than 0%")
         return int(total_bytes * fraction) or None
     size = quantities.parse_bytes(text[:40])
-    if not 0 < size < _MAX_BYTES:
+    if not 0 < size <= quantities.MAX_BYTES:
         raise ValueError(f"bad memory limit {_short(text)}: expected more than 0 and less than 8 EiB")
     return size
 
@@ -170,14 +179,52 @@ def _demand(keys: _Keys, raw: ServerInstance, machine: Machine) -> Demand:
         lambda text: parse_memory_limit(text, machine.memory_bytes),
         default=_VM_MEMORY_BYTES if virtual else None,
     )
-    return Demand(
+    demand = Demand(
         vcpus=vcpus,
         # The server applies an allowance to containers only.
         weight=float(count) if virtual else weight,
         memory_bytes=memory or raw.memory_usage,
         memory_is_usage=memory is None and raw.memory_usage is not None,
         pinned_cpus=pinned,
+        hugepages={} if virtual else _read_hugepages(keys),
+        cores=keys.read(_OWN_PREFIX + "cores", _parse_cores, default=None),
+        exclusive=keys.read(_OWN_PREFIX + "exclusive", _parse_boolean, default=False),
     )
+    if virtual and keys.read("limits.memory.hugepages", _parse_boolean, default=False):
+        return _in_hugepages(demand, machine)
+    return demand
+
+
+def _read_hugepages(keys: _Keys) -> dict[int, int]:
+    """Page size to bytes. The server's keys are limits of the cgroup, which the kernel rounds down to whole pages."""
+    found = {}
+    for key, size in _HUGEPAGES.items():
+        amount = keys.read(key, _parse_hugepages, default=0) // size * size
+        if amount:
+            found[size] = amount
+    return found
+
+
+def _in_hugepages(demand: Demand, machine: Machine) -> Demand:
+    """A virtual machine whose whole memory is huge pages of the host's default size, and so none of it ordinary.
+
+    The host's default size is that of its only huge pages, else the usual one.
+    """
+    sizes = {size for node in machine.nodes for size in node.hugepages}
+    size = sizes.pop() if len(sizes) == 1 else _USUAL_PAGE_BYTES
+    return replace(demand, memory_bytes=0, hugepages={size: -(-(demand.memory_bytes or 0) // size) * size})
+
+
+def _parse_hugepages(text: str) -> int:
+    size = quantities.parse_bytes(text[:40])
+    if size > quantities.MAX_BYTES:
+        raise ValueError(f"bad amount {_short(text)}: expected less than 8 EiB")
+    return size
+
+
+def _parse_cores(text: str) -> CoreKind | None:
+    """The kind of cores; None for any. Raises ValueError."""
+    return None if text == "any" else _choice(CoreKind, "any")(text)
 
 
 def _parse_topology(text: str) -> int:
@@ -223,12 +270,13 @@ def _parse_opt_in(text: str) -> bool:
     return True
 
 
-def _choice(kind: type[E]) -> Callable[[str], E]:
+def _choice(kind: type[E], *others: str) -> Callable[[str], E]:
     def parse(text: str) -> E:
         for member in kind:
             if member.value == text:
                 return member
-        raise ValueError(f"bad value {_short(text)}: expected one of {', '.join(one.value for one in kind)}")
+        names = (*others, *(one.value for one in kind))
+        raise ValueError(f"bad value {_short(text)}: expected one of {', '.join(names)}")
 
     return parse
 

@@ -12,13 +12,16 @@ from typing import Annotated, Any
 
 import msgspec
 
+from incus_numa import quantities
 from incus_numa.cpuset import MAX_ID, CpuSet
 from incus_numa.errors import ConfigError
-from incus_numa.model.machine import Cpu, Machine, Node
+from incus_numa.model.machine import LOCAL_DISTANCE, CoreKind, Cpu, Machine, Node
+from incus_numa.quantities import MAX_BYTES
 
 _Id = Annotated[int, msgspec.Meta(ge=0, lt=MAX_ID)]
-_Bytes = Annotated[int, msgspec.Meta(ge=0)]
-_Distance = Annotated[int, msgspec.Meta(ge=1)]
+_Bytes = Annotated[int, msgspec.Meta(ge=0, le=MAX_BYTES)]
+_PageSize = Annotated[int, msgspec.Meta(ge=1, le=MAX_BYTES)]
+_Distance = Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
 
 
 class _Outline(msgspec.Struct):
@@ -38,38 +41,51 @@ class _NodeEntry(msgspec.Struct):
     memory_bytes: _Bytes | None = None
     free_bytes: _Bytes | None = None
     distances: dict[_Id, _Distance] = {}
+    hugepages: dict[_PageSize, _Bytes] = {}
 
 
 class _CpuEntry(msgspec.Struct):
     id: _Id
     core: _Id
     node: _Id | None = None
-    socket: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    socket: Annotated[int, msgspec.Meta(ge=0, le=MAX_BYTES)] | None = None
     l3: _Id | None = None
+    kind: CoreKind | None = None
 
 
 def render_machine(machine: Machine) -> dict[str, Any]:
-    """The machine as plain JSON values in the documented order: sets as kernel lists, unknown numbers as None."""
+    """The machine as plain JSON values in the documented order: sets as kernel lists, unknown numbers as None.
+
+    `hugepages` of a node and `kind` of a CPU are there only where there is something to tell.
+    """
     return {
         "name": machine.name,
-        "nodes": [
-            {
-                "id": node.id,
-                "cpus": str(node.cpus),
-                "memory_bytes": node.memory_bytes,
-                "free_bytes": node.free_bytes,
-                "distances": {str(other): node.distances[other] for other in sorted(node.distances)},
-            }
-            for node in machine.nodes
-        ],
-        "cpus": [
-            {"id": cpu.id, "node": cpu.node, "socket": cpu.socket, "core": cpu.core, "l3": cpu.l3}
-            for cpu in machine.cpus
-        ],
+        "nodes": [_render_node(node) for node in machine.nodes],
+        "cpus": [_render_cpu(cpu) for cpu in machine.cpus],
         "online": str(machine.online),
         "isolated": str(machine.isolated),
         "warnings": list(machine.warnings),
     }
+
+
+def _render_node(node: Node) -> dict[str, Any]:
+    rendered: dict[str, Any] = {
+        "id": node.id,
+        "cpus": str(node.cpus),
+        "memory_bytes": node.memory_bytes,
+        "free_bytes": node.free_bytes,
+        "distances": {str(other): node.distances[other] for other in sorted(node.distances)},
+    }
+    if node.hugepages:
+        rendered["hugepages"] = {str(size): node.hugepages[size] for size in sorted(node.hugepages)}
+    return rendered
+
+
+def _render_cpu(cpu: Cpu) -> dict[str, Any]:
+    rendered: dict[str, Any] = {"id": cpu.id, "node": cpu.node, "socket": cpu.socket, "core": cpu.core, "l3": cpu.l3}
+    if cpu.kind is not None:
+        rendered["kind"] = cpu.kind.value
+    return rendered
 
 
 def parse_machine(text: str | bytes) -> Machine:
@@ -130,6 +146,7 @@ def _decode_nodes(raws: list[msgspec.Raw], problems: list[str]) -> tuple[Node, .
                 memory_bytes=entry.memory_bytes,
                 free_bytes=entry.free_bytes,
                 distances=entry.distances,
+                hugepages={size: amount for size, amount in entry.hugepages.items() if amount},
             )
         )
     return tuple(sorted(nodes, key=lambda node: node.id))
@@ -169,6 +186,7 @@ def _name_groups(entries: tuple[_CpuEntry, ...]) -> tuple[Cpu, ...]:
             socket=entry.socket,
             core=cores.setdefault(entry.core, entry.id),
             l3=None if entry.l3 is None else caches.setdefault(entry.l3, entry.id),
+            kind=entry.kind,
         )
         for entry in entries
     )
@@ -213,19 +231,61 @@ def _check_cpus(cpus: tuple[Cpu, ...], nodes: tuple[Node, ...]) -> list[str]:
 def _check_nodes(nodes: tuple[Node, ...], cpus: tuple[Cpu, ...], online: CpuSet) -> list[str]:
     listed = CpuSet(cpu.id for cpu in cpus)
     problems = []
-    known = {node.id for node in nodes}
     for node in nodes:
         if not node.cpus <= online:
             problems.append(f"node {node.id} lists cpus {node.cpus - online}, which are not online")
         elif not node.cpus <= listed:
             problems.append(f"node {node.id} lists cpus {node.cpus - listed}, which are not in cpus")
+    if listed - online:
+        problems.append(f"cpus {listed - online} are not in online")
+    if online - listed:
+        problems.append(f"online cpus {online - listed} are not in cpus")
+    return problems + _check_overlaps(nodes) + _check_distances(nodes) + _check_hugepages(nodes)
+
+
+def _check_overlaps(nodes: tuple[Node, ...]) -> list[str]:
+    """A kernel with broken tables shows a CPU in several nodes; a machine that is planned for cannot have one."""
+    homes: dict[int, set[int]] = {}
+    for node in nodes:
+        for cpu in node.cpus:
+            homes.setdefault(cpu, set()).add(node.id)
+    shared: dict[tuple[int, ...], list[int]] = {}
+    for cpu, found in sorted(homes.items()):
+        if len(found) > 1:
+            shared.setdefault(tuple(sorted(found)), []).append(cpu)
+    return [
+        f"{'cpu' if len(cpus) == 1 else 'cpus'} {CpuSet(cpus)} {'is' if len(cpus) == 1 else 'are'} in nodes"
+        f" {', '.join(map(str, several))}: a cpu belongs to one node"
+        for several, cpus in shared.items()
+    ]
+
+
+def _check_distances(nodes: tuple[Node, ...]) -> list[str]:
+    """Distances lead to nodes that exist, and the distance of a node to itself is the unit of all others."""
+    known = {node.id for node in nodes}
+    problems = []
+    for node in nodes:
         problems += [
             f"node {node.id} has a distance to node {other}, which is not in nodes"
             for other in sorted(node.distances)
             if other not in known
         ]
-    if listed - online:
-        problems.append(f"cpus {listed - online} are not in online")
-    if online - listed:
-        problems.append(f"online cpus {online - listed} are not in cpus")
+        own = node.distances.get(node.id)
+        if node.distances and own is None:
+            problems.append(f"node {node.id} has distances but none to itself: expected {LOCAL_DISTANCE}")
+        elif own not in (None, LOCAL_DISTANCE):
+            problems.append(f"node {node.id} has the distance {own} to itself: expected {LOCAL_DISTANCE}")
+    return problems
+
+
+def _check_hugepages(nodes: tuple[Node, ...]) -> list[str]:
+    """Huge pages are whole pages of sizes that there are, and part of their node's memory."""
+    problems = []
+    for node in nodes:
+        for size, amount in sorted(node.hugepages.items()):
+            problem = quantities.check_hugepages(size, amount)
+            problems += [f"hugepages of node {node.id}: {problem}"] if problem else []
+        total = sum(node.hugepages.values())
+        if node.memory_bytes is not None and total > node.memory_bytes:
+            problems.append(f"node {node.id} has {total} bytes in huge pages, but {node.memory_bytes} bytes of memory")
     return problems

@@ -1,4 +1,4 @@
-"""NUMA nodes: their CPUs, memory and distances, from `devices/system/node`.
+"""NUMA nodes: their CPUs, memory, huge pages and distances, from `devices/system/node`.
 
 Files: Documentation/ABI/stable/sysfs-devices-node. Node ids may have gaps; a distance row has one number per online
 node, in order of their ids.
@@ -13,6 +13,7 @@ from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.machine import Node
 from incus_numa.topology.cores import CPU_DIR
 from incus_numa.topology.files import KernelFiles
+from incus_numa.topology.hugepages import read_hugepages
 from incus_numa.topology.meminfo import parse_meminfo
 
 _NODE_DIR = "devices/system/node"
@@ -34,6 +35,7 @@ def read_nodes(files: KernelFiles, online: CpuSet) -> tuple[Node, ...]:
                 memory_bytes=total,
                 free_bytes=free,
                 distances=_read_distances(files, node, ids),
+                hugepages=read_hugepages(files, _NODE, node, total),
             )
         )
     return tuple(nodes)

@@ -12,6 +12,7 @@ from incus_numa.cpuset import CpuSet
 from incus_numa.model.machine import Cpu, Machine, Node
 from incus_numa.topology.cores import CPU_DIR, read_caches, read_cores, read_sockets
 from incus_numa.topology.files import KernelFiles
+from incus_numa.topology.kinds import read_kinds
 from incus_numa.topology.meminfo import parse_meminfo
 from incus_numa.topology.nodes import read_nodes
 
@@ -86,7 +87,15 @@ def _read_cpus(files: KernelFiles, online: CpuSet, nodes: tuple[Node, ...]) -> t
     core_of = read_cores(files, online)
     sockets = read_sockets(files, core_of)
     caches = read_caches(files, online, core_of)
+    kinds = read_kinds(files, online)
     return tuple(
-        Cpu(id=cpu, node=home.get(cpu), socket=sockets[core_of[cpu]], core=core_of[cpu], l3=caches[cpu])
+        Cpu(
+            id=cpu,
+            node=home.get(cpu),
+            socket=sockets[core_of[cpu]],
+            core=core_of[cpu],
+            l3=caches[cpu],
+            kind=kinds.get(cpu),
+        )
         for cpu in online
     )

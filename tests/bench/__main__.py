@@ -7,11 +7,22 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import commands, idle, planning, rewrites, servers, starts
+from tests.bench import commands, hints, idle, planning, rewrites, servers, starts, traces
+
+
+def _reference() -> None:
+    # The solver is installed by `make bench` only, and the other parts do without it.
+    from tests.bench.reference import report
+
+    report.main()
+
 
 PARTS = {
     "commands": commands.main,
     "planning": planning.main,
+    "hints": hints.main,
+    "reference": _reference,
+    "traces": traces.main,
     "servers": servers.main,
     "rewrites": rewrites.main,
     "starts": starts.main,

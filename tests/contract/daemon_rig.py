@@ -168,7 +168,8 @@ class Rig:
         if _keeps_attributes(self.simulator.cgroup):
             self._cgroups = self._cgroup_files()
         server = MeddledServer(self.settings.server.socket, heartbeat_s=self._wish.heartbeat_s)
-        world = World(server, self._cgroups, self.settings.host, self.settings.placement)
+        settings = self.settings
+        world = World(server, self._cgroups, settings.host, settings.placement, settings.memory)
         applier = LiveApplier(server, self._cgroups, write_timeout_s=self.settings.daemon.write_timeout_s)
         service = Service(
             server,

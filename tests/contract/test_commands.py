@@ -199,6 +199,20 @@ def test_plan_cannot_rebalance_yet(tmp_path: Path) -> None:
         ([{"name": "db", "device_nodes": [7]}], "device_nodes"),
         ([{"name": "db", "vpcus": 4}], "vpcus"),
         ([{"name": "db"}, {"name": "db"}], "twice"),
+        ([{"name": "db", "device_nodes": [7]}, {"name": "db"}], "instances[1]: db is there twice"),
+        ([{"name": "db", "nodes": "0,7-8"}], "instances[0]: db: nodes 7-8 are no nodes of the machine"),
+        ([{"name": "db", "pinned_cpus": "3-4"}], "instances[0]: db: pinned_cpus 4 are no online CPUs of the machine"),
+        ([{"name": "db", "device_nodes": [-1]}], "instances[0]: db: device_nodes [-1] are no nodes"),
+        ([{"name": "db", "vcpus": -3}], "vcpus"),
+        ([{"name": "db", "vcpus": 1 << 30}], "vcpus"),
+        ([{"name": "db", "memory_bytes": 1 << 63}], "memory_bytes"),
+        ([{"name": "db", "load_cpus": -0.1}], "load_cpus"),
+        ([{"name": "db", "exclusive": "yes"}], "exclusive"),
+        ([{"name": "db", "cores": "fast"}], "db: cores 'fast': expected one of any, performance, efficiency"),
+        ([{"name": "db", "hugepages": {"2M": 1}}], "hugepages"),
+        ([{"name": "db", "hugepages": {"2097152": -1}}], "hugepages"),
+        ([{"name": "db", "hugepages": {"2000000": 0}}], "db: hugepages: 2000000 is no page size"),
+        ([{"name": "db", "hugepages": {"2097152": 1}}], "db: hugepages: 1 bytes are no whole number of pages"),
         ([17], "object"),
     ],
 )
@@ -216,6 +230,24 @@ def test_every_bad_instance_is_told_at_once(tmp_path: Path) -> None:
     assert [line.split(": ")[2] for line in result.err.splitlines()] == ["instances[0]", "instances[2]", "instances[3]"]
 
 
+def test_every_mistake_of_an_instance_is_told_at_once(tmp_path: Path) -> None:
+    wrong = {"name": "db", "device_nodes": [9], "nodes": "5", "pinned_cpus": "99", "cores": "x", "hugepages": {"3": 1}}
+    lines = plan(tmp_path, [wrong]).err.splitlines()
+    assert [line.split(": db: ")[1].split()[0] for line in lines] == [
+        "device_nodes",
+        "nodes",
+        "pinned_cpus",
+        "cores",
+        "hugepages:",
+    ]
+
+
+def test_kind_of_cores_exclusive_cpus_and_huge_pages_may_be_left_out_or_said(tmp_path: Path) -> None:
+    said = {"cores": "any", "exclusive": False, "hugepages": {}}
+    plans = [plan(tmp_path, [{"name": "db", "vcpus": 2, **more}], ONE_NODE, "-f", "json").data for more in ({}, said)]
+    assert plans[0]["placements"] == plans[1]["placements"]
+
+
 @pytest.mark.parametrize(
     ("machine", "says"),
     [
@@ -227,6 +259,10 @@ def test_every_bad_instance_is_told_at_once(tmp_path: Path) -> None:
         ({"nodes": [{"id": "0"}]}, "id"),
         ({"nodes": [{"id": 0}, {"id": 0}]}, "node 0 appears 2 times"),
         ({"nodes": [{"id": 0, "cpus": "a"}]}, "'a'"),
+        ({"nodes": [{"id": 0, "cpus": "0-1"}, {"id": 3, "cpus": "1"}]}, "cpu 1 is in nodes 0, 3"),
+        ({"nodes": [{"id": 0, "cpus": "0", "distances": {"4": 10}}]}, "node 0 has a distance to node 4"),
+        ({"nodes": [{"id": 0, "cpus": "0", "distances": {"0": 11}}]}, "node 0 has the distance 11 to itself"),
+        ({"nodes": [{"id": 0, "memory_bytes": 1 << 70}]}, "memory_bytes"),
         ({"nodes": [{"id": 0, "cpus": "0"}], "cpus": [{"id": 0, "core": 0, "node": 5}]}, "node 5"),
     ],
 )

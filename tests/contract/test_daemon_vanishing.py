@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -54,6 +55,10 @@ def _once(r: Rig, key: InstanceKey, ending: Ending, happened: asyncio.Event) -> 
             ending(r, key)
 
     return meddle
+
+
+def _looked(r: Rig, key: InstanceKey, times: int) -> bool:
+    return r.calls("GET instance", key) >= times
 
 
 @AT
@@ -159,10 +164,10 @@ async def test_record_of_a_container_without_cgroup_that_the_server_calls_runnin
         # Were it placed anew, it would go where the crowd is not.
         shutil.rmtree(r.path(key, "cpuset.cpus").parent)
         before = r.calls("PATCH instance", key)
-        for turn in ("once", "again"):
-            looks = r.calls("GET instance", key)
-            r.simulator.set_config(key, {"user.turn": turn})
-            await eventually(lambda looks=looks: r.calls("GET instance", key) > looks)
+        looks = r.calls("GET instance", key)
+        for turn in (1, 2):
+            r.simulator.set_config(key, {"user.turn": str(turn)})
+            await eventually(partial(_looked, r, key, looks + turn))
         await r.events_taken()
         assert r.calls("PATCH instance", key) == before
         r.simulator.crash(key)

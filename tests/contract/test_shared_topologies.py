@@ -20,7 +20,7 @@ EXPECTED = sorted(TOPOLOGIES.glob("*.expected.json"))
 NEEDED = re.compile(
     r".*?/(proc/meminfo|sys/devices/system/("
     r"(cpu|node)/online|cpu/isolated|node/node\d+(/(cpumap|cpulist|meminfo|distance))?"
-    r"|cpu/cpu\d+(/(online|node\d+|topology/(core_cpus|thread_siblings|physical_package_id)\w*"
+    r"|cpu/cpu\d+(/(online|cpu_capacity|node\d+|topology/(core_cpus|thread_siblings|physical_package_id)\w*"
     r"|cache/index\d+/(level|shared_cpu_\w+)))?))\Z"
 )
 

@@ -34,24 +34,32 @@ values: st.SearchStrategy[Any] = st.recursive(
 )
 ENTRY_KEYS = (
     *("project", "name", "type", "managed", "vcpus", "memory_bytes", "policy", "memory", "group", "avoid"),
-    *("device_nodes", "load_cpus", "nodes", "cpus", "pinned_cpus", "movable"),
+    *("device_nodes", "load_cpus", "nodes", "cpus", "pinned_cpus", "movable", "cores", "exclusive", "hugepages"),
 )
 entries = st.dictionaries(st.sampled_from((*ENTRY_KEYS, "other")), values, max_size=5)
-likely = st.fixed_dictionaries(
+likely: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {"name": st.sampled_from(["a", "b"])},
     optional={
         "vcpus": st.one_of(st.none(), st.integers(1, 1 << 20)),
-        "memory_bytes": st.one_of(st.none(), st.integers(0, 1 << 66)),
-        "nodes": st.sampled_from([None, "", "0", "0-3", "9", "65535"]),
+        "memory_bytes": st.one_of(st.none(), st.integers(0, (1 << 63) - 1)),
+        "nodes": st.sampled_from([None, "", "0", "0-3", "2,3"]),
         "cpus": st.sampled_from([None, "", "0-3", "99", "0-15"]),
-        "pinned_cpus": st.sampled_from([None, "", "0", "99", "0-15"]),
+        "pinned_cpus": st.sampled_from([None, "", "0", "0-15"]),
         "policy": st.sampled_from(["balanced", "none", "best-effort", "restricted", "single-numa-node"]),
         "memory": st.sampled_from([None, "local", "bind", "none"]),
         "load_cpus": st.floats(0, 1 << 20),
         "managed": st.booleans(),
+        "cores": st.sampled_from([None, "any", "performance", "efficiency"]),
+        "exclusive": st.booleans(),
+        "hugepages": st.dictionaries(
+            st.sampled_from(["2097152", "1073741824"]), st.integers(0, 1 << 20).map(lambda pages: pages << 30)
+        ),
     },
 )
-MACHINE_KEYS = ("name", "nodes", "cpus", "online", "isolated", "warnings", "id", "core", "l3", "socket", "distances")
+MACHINE_KEYS = (
+    *("name", "nodes", "cpus", "online", "isolated", "warnings", "id", "core", "l3", "socket", "distances"),
+    *("hugepages", "memory_bytes", "kind", "2097152"),
+)
 
 
 def read_instances(text: bytes) -> None:
@@ -106,6 +114,7 @@ def test_any_text_of_a_machine_is_read_or_refused(text: bytes) -> None:
 TOML_PARTS = (
     *("[", "]", "[[", "]]", "=", ".", ",", "\n", '"', "'", '"""', "'''", "#", "\\", "{", "}", "-", "+", ":", " ", "\t"),
     *("server", "host", "placement", "daemon", "smt", "socket", "verify_s", "load_weight", "1", "0.5", "inf", "nan"),
+    *("memory", "policy", "static", "reserved", "reserved_total", "8GiB"),
     *("true", "1979-05-27T07:32:00Z", "1e5", "0x", "_", "\\u", "\\uD800", "\x00", "é", "\r", "=="),
 )
 
@@ -116,6 +125,11 @@ TOML_PARTS = (
 @example("a = " + "[" * 5000)
 @example("a = {" * 2000)
 @example("[daemon]\nresync_s = 1" + "0" * 400)
+@example("[memory]\nreserved_total = 1" + "0" * 400)
+@example("[memory]\nreserved = {0 = 0x" + "f" * 9000 + "}")
+@example("[memory]\nreserved = [[0, 1]]")
+@example("[memory]\nreserved = {0 = {0 = 1}}")
+@example("[memory]\nreserved_total = 1979-05-27")
 @example("[daemon]\nresync_s = 1" + "0" * 5000)
 @example("x = [")
 @example('a."b')
@@ -142,12 +156,23 @@ def test_half_a_file_is_not_taken_for_a_whole_one(text: str) -> None:
         parse_settings(text)
 
 
-@given(st.dictionaries(st.sampled_from(["server", "host", "placement", "daemon", "x"]), values, max_size=3))
+@given(st.dictionaries(st.sampled_from(["server", "host", "placement", "memory", "daemon", "x"]), values, max_size=3))
 def test_any_values_of_settings_are_read_or_refused(tables: dict[str, Any]) -> None:
     lines = []
     for name, value in tables.items():
         lines.append(f"[{name}]")
-        keys = value if isinstance(value, dict) else {"smt": value, "verify_s": value, "timeout_s": value}
+        keys = (
+            value
+            if isinstance(value, dict)
+            else {
+                "smt": value,
+                "verify_s": value,
+                "timeout_s": value,
+                "policy": "static",
+                "reserved_total": value,
+                "reserved": value,
+            }
+        )
         lines += [f"{json.dumps(key)} = {json.dumps(inner)}" for key, inner in keys.items()]
     with contextlib.suppress(ConfigError):
         parse_settings("\n".join(lines))

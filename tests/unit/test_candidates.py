@@ -12,9 +12,9 @@ from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.machine import Machine
 from incus_numa.policy import candidates
+from incus_numa.policy.field import Need
 from incus_numa.policy.ledger import Commitment, Ledger, usable_cpus
 from incus_numa.policy.rooms import Rooms
-from incus_numa.policy.search import Need
 from incus_numa.settings import PlacementSettings
 from tests.builders import machine
 

@@ -1,5 +1,6 @@
 """Instance keys become a demand; garbage becomes the problem of that one instance."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.instance import Demand, Instance, InstanceKey, InstanceType, MemoryMode, Policy
-from incus_numa.model.machine import Machine, Node
+from incus_numa.model.machine import CoreKind, Machine, Node
 from incus_numa.server import demand
 from incus_numa.server.protocol import Product, ServerInstance
 from incus_numa.settings import PlacementSettings
@@ -130,6 +131,8 @@ def test_own_keys_are_read() -> None:
         user__numa__group="db",
         user__numa__avoid="web, cache,web",
         user__numa__movable="false",
+        user__numa__cores="efficiency",
+        user__numa__exclusive="true",
     )
     assert one == Instance(
         key=InstanceKey("default", "c1"),
@@ -139,7 +142,57 @@ def test_own_keys_are_read() -> None:
         group="db",
         avoid=("web", "cache"),
         movable=False,
+        demand=Demand(cores=CoreKind.EFFICIENCY, exclusive=True),
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [("any", None), ("", None), ("performance", CoreKind.PERFORMANCE), (" efficiency ", CoreKind.EFFICIENCY)],
+)
+def test_kind_of_cores(text: str, kind: CoreKind | None) -> None:
+    assert (managed(user__numa__cores=text).demand.cores, managed(user__numa__cores=text).problem) == (kind, None)
+
+
+def test_bad_kind_of_cores_names_what_is_expected() -> None:
+    problem = managed(user__numa__cores="fast").problem
+    assert problem == ("user.numa.cores", "bad value 'fast': expected one of any, performance, efficiency")
+
+
+def test_huge_pages_of_a_container_are_whole_pages_beside_its_memory() -> None:
+    one = managed(
+        limits__memory="2GiB",
+        limits__hugepages__64KB="1MiB",
+        limits__hugepages__1MB="3000000",
+        limits__hugepages__2MB="64MB",
+        limits__hugepages__1GB="1023MiB",
+    )
+    assert (one.demand.memory_bytes, one.demand.hugepages, one.problem) == (
+        2 * GIB,
+        {1 << 16: 1 << 20, 1 << 20: 2 << 20, 2 << 20: 30 << 21},
+        None,
+    )
+
+
+def test_huge_pages_of_containers_are_nothing_to_a_vm_and_the_other_way_round() -> None:
+    assert managed(VM, limits__hugepages__2MB="1GiB").demand.hugepages == {}
+    assert managed(limits__memory__hugepages="true", limits__memory="1GiB").demand == Demand(memory_bytes=GIB)
+
+
+@pytest.mark.parametrize(
+    ("set_aside", "size", "memory", "amount"),
+    [
+        ({}, 2 << 20, "1GiB", GIB),
+        ({}, 2 << 20, "", GIB),
+        ({1 << 30: 4 * GIB}, 1 << 30, "1500MiB", 2 * GIB),
+        ({1 << 30: 4 * GIB, 2 << 20: GIB}, 2 << 20, "3MiB", 4 << 20),
+    ],
+)
+def test_vm_in_huge_pages_has_no_other_memory(set_aside: dict[int, int], size: int, memory: str, amount: int) -> None:
+    nodes = tuple(replace(node, hugepages=set_aside) for node in MACHINE.nodes)
+    raw = server_instance(VM, limits__memory=memory, limits__memory__hugepages="true")
+    found = demand.instance_from(raw, replace(MACHINE, nodes=nodes), PlacementSettings()).demand
+    assert (found.memory_bytes, found.hugepages) == (0, {size: amount})
 
 
 def test_memory_mode_comes_from_the_settings_where_unset() -> None:
@@ -181,6 +234,11 @@ GARBAGE = [
     ("user.numa.group", "a b"),
     ("user.numa.avoid", "a b,c"),
     ("user.numa.movable", "perhaps"),
+    ("user.numa.cores", "fast"),
+    ("user.numa.exclusive", "perhaps"),
+    ("limits.hugepages.2MB", "lots"),
+    ("limits.hugepages.1GB", "-1"),
+    ("limits.hugepages.64KB", "99EiB"),
     ("user.numa.polcy", "none"),
 ]
 

@@ -14,7 +14,7 @@ from incus_numa.model.plan import Placement, Reason, Rejection
 from incus_numa.model.snapshot import Observed, Snapshot
 from incus_numa.policy import planner
 from incus_numa.settings import PlacementSettings
-from tests.builders import GIB, decided, instance, load_machine, machine, settled, snapshot
+from tests.builders import GIB, decided, instance, machine, settled, snapshot
 
 SETTINGS = PlacementSettings()
 
@@ -371,6 +371,8 @@ def test_the_servers_own_cpus_are_replaced_where_they_share_a_core_without_need(
 
 
 def test_a_cpu_that_a_broken_table_gives_to_several_nodes_counts_once() -> None:
-    overlapping = load_machine("overlapping-nodes")
+    built = machine(nodes=2, cpus_per_node=8)
+    one, other = built.nodes
+    overlapping = replace(built, nodes=(replace(one, cpus=one.cpus | CpuSet(range(8, 12))), other))
     found = place(snapshot(overlapping, instance("x", vcpus=14)))
     assert len(found.cpus) == 14

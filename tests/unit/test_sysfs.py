@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from incus_numa.cpuset import CpuSet
-from incus_numa.model.machine import Cpu, Machine, Node
+from incus_numa.model.machine import CoreKind, Cpu, Machine, Node
 from incus_numa.topology import sysfs
+from incus_numa.topology.files import KernelFiles
+from incus_numa.topology.kinds import read_kinds
 
 
 class Tree:
@@ -404,3 +406,137 @@ def test_files_that_are_directories_do_not_crash(tree: Tree) -> None:
     machine = tree.read()
     assert machine.online == CpuSet(range(4))
     assert machine.nodes[0].memory_bytes is None
+
+
+def kinds_of(tree: Tree, online: str = "0-3") -> tuple[str, str, tuple[str, ...]]:
+    """The CPUs of performance and of efficiency cores, and the warnings."""
+    files = KernelFiles(tree.root / "sys", "/sys")
+    kinds = read_kinds(files, CpuSet.parse(online))
+    performance, efficiency = (CpuSet(cpu for cpu, one in kinds.items() if one is kind) for kind in CoreKind)
+    return str(performance), str(efficiency), files.notes.sentences()
+
+
+def write_capacities(tree: Tree, *capacities: str) -> None:
+    for cpu, capacity in enumerate(capacities):
+        tree.write(f"cpu/cpu{cpu}/cpu_capacity", capacity)
+
+
+def test_a_machine_that_says_nothing_of_kinds_has_none(tree: Tree) -> None:
+    assert kinds_of(tree) == ("", "", ())
+
+
+def test_performance_counters_tell_the_kinds_of_a_hybrid_machine(tree: Tree) -> None:
+    tree.write("../cpu_core/cpus", "0,2")
+    tree.write("../cpu_atom/cpus", "1,3")
+    assert kinds_of(tree) == ("0,2", "1,3", ())
+
+
+def test_low_power_cores_are_efficiency_cores(tree: Tree) -> None:
+    tree.write("../cpu_core/cpus", "0-1")
+    tree.write("../cpu_atom/cpus", "2")
+    tree.write("../cpu_lowpower/cpus", "3")
+    assert kinds_of(tree) == ("0-1", "2-3", ())
+
+
+@pytest.mark.parametrize("online", ["0,2", "1,3"])
+def test_a_hybrid_machine_with_one_kind_online_has_none(tree: Tree, online: str) -> None:
+    tree.write("../cpu_core/cpus", "0,2")
+    tree.write("../cpu_atom/cpus", "1,3")
+    assert kinds_of(tree, online) == ("", "", ())
+
+
+@pytest.mark.parametrize("missing", ["cpu_core", "cpu_atom"])
+def test_one_kind_of_counters_alone_tells_nothing(tree: Tree, missing: str) -> None:
+    tree.write("../cpu_core/cpus", "0,2")
+    tree.write("../cpu_atom/cpus", "1,3")
+    tree.remove(f"../{missing}")
+    assert kinds_of(tree) == ("", "", ())
+
+
+def test_malformed_counter_list_is_no_kinds_and_a_warning(tree: Tree) -> None:
+    tree.write("../cpu_core/cpus", "0-x")
+    tree.write("../cpu_atom/cpus", "1,3")
+    warning = "/sys/devices/cpu_core/cpus is malformed: expected a CPU list such as 0-3,8"
+    assert kinds_of(tree) == ("", "", (warning,))
+
+
+def test_counter_lists_that_overlap_are_not_believed(tree: Tree) -> None:
+    tree.write("../cpu_core/cpus", "0-2")
+    tree.write("../cpu_atom/cpus", "2-3")
+    warning = "/sys/devices/cpu_core and cpu_atom both list CPUs 2: no CPU's kind is known"
+    assert kinds_of(tree) == ("", "", (warning,))
+
+
+def test_cpu_that_no_counters_list_has_no_kind(tree: Tree) -> None:
+    tree.write("../cpu_core/cpus", "0")
+    tree.write("../cpu_atom/cpus", "3")
+    warning = "/sys/devices/cpu_core and cpu_atom do not list CPU [1-2]: its kind is unknown"
+    assert kinds_of(tree) == ("0", "3", (warning,))
+
+
+def test_counters_are_believed_before_capacities(tree: Tree) -> None:
+    tree.write("../cpu_core/cpus", "0")
+    tree.write("../cpu_atom/cpus", "1-3")
+    write_capacities(tree, "1024", "1024", "512", "512")
+    assert kinds_of(tree) == ("0", "1-3", ())
+
+
+@pytest.mark.parametrize(
+    ("capacities", "performance", "efficiency"),
+    [
+        (("1024", "1024", "446", "446"), "0-1", "2-3"),
+        (("1024", "855", "280", "280"), "0-1", "2-3"),
+        (("1024", "500", "450", "446"), "0", "1-3"),
+        (("1024", "1000", "530", "512"), "0-1", "2-3"),
+        (("1024", "512", "256", "256"), "0", "1-3"),
+        (("1024", "819", "1024", "819"), "0,2", "1,3"),
+        (("1024", "1024", "1024", "1024"), "", ""),
+        (("1024", "1008", "1008", "1024"), "", ""),
+        (("1024", "820", "820", "1024"), "", ""),
+    ],
+)
+def test_capacities_above_the_widest_gap_are_performance_cores(
+    tree: Tree, capacities: tuple[str, ...], performance: str, efficiency: str
+) -> None:
+    write_capacities(tree, *capacities)
+    assert kinds_of(tree) == (performance, efficiency, ())
+
+
+@pytest.mark.parametrize("wrong", ["", "many", "0", "-1"])
+def test_wrong_capacity_is_no_kinds_and_a_warning(tree: Tree, wrong: str) -> None:
+    write_capacities(tree, "1024", "1024", wrong, "446")
+    warning = (
+        "/sys/devices/system/cpu/cpu2/cpu_capacity is missing or malformed:"
+        " expected a positive number, so no CPU's kind is known"
+    )
+    assert kinds_of(tree) == ("", "", (warning,))
+
+
+def test_frequencies_tell_no_kinds(tree: Tree) -> None:
+    for cpu in range(4):
+        tree.write(f"cpu/cpu{cpu}/cpufreq/base_frequency", "2700000" if cpu < 2 else "2100000")
+        tree.write(f"cpu/cpu{cpu}/cpufreq/cpuinfo_max_freq", "5200000" if cpu < 2 else "5000000")
+    assert kinds_of(tree) == ("", "", ())
+
+
+def test_kinds_of_no_cpus_are_none(tree: Tree) -> None:
+    assert kinds_of(tree, "") == ("", "", ())
+
+
+def test_huge_pages_are_bytes_by_page_size(tree: Tree) -> None:
+    pages = "node/node1/hugepages/hugepages-{}kB/nr_hugepages"
+    for size, count in {"64": "2", "2048": "0", "1048576": "-1", "32768": "x"}.items():
+        tree.write(pages.format(size), count)
+    assert [node.hugepages for node in tree.read().nodes] == [{}, {1 << 16: 1 << 17}]
+    assert tree.read().warnings == ()
+
+
+def test_more_huge_pages_than_memory_are_not_believed(tree: Tree) -> None:
+    tree.write("node/node0/hugepages/hugepages-2048kB/nr_hugepages", "1")
+    tree.write("node/node1/hugepages/hugepages-2048kB/nr_hugepages", "2")
+    read = tree.read()
+    assert [node.hugepages for node in read.nodes] == [{2 << 20: 2 << 20}, {}]
+    assert read.warnings == (
+        "/sys/devices/system/node/node1/hugepages tells of more than the node's memory: expected less, so it is left"
+        " out",
+    )

@@ -1,0 +1,107 @@
+"""Exclusive CPUs (`user.numa.exclusive=true`): an instance has its CPUs for itself.
+
+CPUs are given away only as far as every other instance that we place keeps as many CPUs on each of its nodes as it has:
+which ones they are may change, the nodes do not. Pinned CPUs are never given away. Unmanaged instances go where the
+server lets them, which nobody can keep off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from incus_numa.cpuset import CpuSet
+from incus_numa.model.instance import Instance, InstanceKey
+from incus_numa.model.plan import Reason, Rejection
+from incus_numa.policy import cpus
+from incus_numa.policy.candidates import Candidate
+from incus_numa.policy.desk import Desk
+from incus_numa.policy.ledger import Ledger
+from incus_numa.policy.policies import RULES
+
+
+def stay(desk: Desk, owners: Iterable[Instance]) -> set[InstanceKey]:
+    """Those that may keep the exclusive CPUs they have; the others are no longer counted."""
+    staying = set()
+    for owner in owners:
+        entry = desk.ledger.release(owner.key)
+        decided = desk.observed(owner).decided
+        if entry is None or decided is None or not decided.cpus:
+            continue
+        mask, room = decided.cpus.mask, _spare(_without_pinned(desk.ledger))
+        here = {node: usable.mask & mask for node, usable in desk.ledger.usable.items()}
+        if (
+            len(decided.cpus) == owner.demand.vcpus
+            and sum(here.values()) == mask
+            and all(own.bit_count() <= room[node] for node, own in here.items())
+            and not mask & _pinned(desk.ledger)
+            and RULES[owner.policy].forbids(desk, owner, decided.nodes) is None
+        ):
+            desk.ledger.commit(owner.key, entry)
+            staying.add(owner.key)
+    return staying
+
+
+def find(desk: Desk, owner: Instance) -> tuple[Candidate, CpuSet] | Rejection:
+    """Nodes and CPUs for an instance that is not counted, or its refusal."""
+    asked = owner.demand.vcpus or 1
+    free = _without_pinned(desk.ledger)
+    room = _spare(free)
+    usable = {node: CpuSet.from_mask(_lowest(own.mask, room[node])) for node, own in free.usable.items()}
+    reduced = replace(desk, ledger=free.with_cpus(usable))
+    if reduced.ledger.total_cpus < asked:
+        return _refusal(owner, room, desk.empty.total_cpus)
+    found = RULES[owner.policy].find(reduced, owner, reduced.need(owner))
+    if isinstance(found, Rejection):
+        return found
+    shares = cpus.even_shares(reduced.ledger, found.nodes, asked)
+    chosen = cpus.choose_exclusive(free, found.nodes, desk.wish(owner, found.nodes, desk.observed(owner).cpus), shares)
+    return _refusal(owner, room, desk.empty.total_cpus) if chosen is None else (found, chosen)
+
+
+def _spare(ledger: Ledger) -> dict[int, int]:
+    """How many CPUs of each node no other instance needs."""
+    needed = dict.fromkeys(ledger.usable, 0)
+    of_node = {node.id: node.cpus.mask for node in ledger.machine.nodes}
+    for entry in ledger.entries.values():
+        if entry.exclusive or entry.pinned or entry.anywhere:
+            continue
+        for node in needed:
+            if entry.nodes >> node & 1:
+                own = (entry.cpus & of_node[node]).bit_count() if entry.firm else 1
+                needed[node] = max(needed[node], own)
+    return {node: max(0, len(usable) - needed[node]) for node, usable in ledger.usable.items()}
+
+
+def _without_pinned(ledger: Ledger) -> Ledger:
+    pinned = _pinned(ledger)
+    if not pinned:
+        return ledger
+    return ledger.with_cpus({node: CpuSet.from_mask(own.mask & ~pinned) for node, own in ledger.usable.items()})
+
+
+def _pinned(ledger: Ledger) -> int:
+    found = 0
+    for entry in ledger.entries.values():
+        if entry.pinned:
+            found |= entry.cpus
+    return found
+
+
+def _lowest(mask: int, count: int) -> int:
+    """So many of the lowest bits that are set."""
+    kept = 0
+    for _ in range(count):
+        low = mask & -mask
+        kept |= low
+        mask ^= low
+    return kept
+
+
+def _refusal(owner: Instance, room: dict[int, int], total: int) -> Rejection:
+    most = max(room, key=lambda node: (room[node], -node))
+    detail = (
+        f"needs {owner.demand.vcpus} exclusive CPUs; of {total} usable CPUs {sum(room.values())} are needed by "
+        f"nobody else (most on node {most}: {room[most]})"
+    )
+    return Rejection(key=owner.key, reason=Reason.NO_EXCLUSIVE_CPUS, detail=detail)

@@ -1,0 +1,39 @@
+"""`restricted`: only sets as narrow as an empty machine would allow, with the nodes of all devices; else a refusal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from incus_numa.cpuset import NodeSet
+from incus_numa.model.instance import Instance
+from incus_numa.model.plan import Reason, Rejection
+from incus_numa.policy import candidates, refusals
+from incus_numa.policy.candidates import Candidate
+from incus_numa.policy.desk import Desk
+from incus_numa.policy.field import Need
+
+
+def find(desk: Desk, instance: Instance, need: Need) -> Candidate | Rejection:
+    """The cheapest of the narrowest sets with the devices' nodes, if none on an empty machine is narrower."""
+    aligned = replace(need, must=instance.device_nodes.mask)
+    found = candidates.best(desk.ledger, aligned, desk.settings)
+    if found is None:
+        return refusals.too_big(desk, instance)
+    return forbids(desk, instance, found.nodes) or found
+
+
+def forbids(desk: Desk, instance: Instance, nodes: NodeSet) -> Rejection | None:
+    """What is wider than on an empty machine, or lacks a device's node."""
+    if not instance.device_nodes <= nodes:
+        return refusals.not_aligned(instance, nodes)
+    need = replace(desk.firm_need(instance), must=instance.device_nodes.mask)
+    if len(nodes) <= candidates.minimum_width(desk.empty, need):
+        return None
+    possible = candidates.best(desk.empty, need, desk.settings)
+    if possible is None or len(nodes) <= len(possible.nodes):
+        return None
+    detail = (
+        f"policy restricted, but only {len(nodes)} nodes have room for it now; "
+        f"{len(possible.nodes)} would do on an empty machine"
+    )
+    return Rejection(key=instance.key, reason=Reason.NOT_NARROWEST, detail=detail)
