@@ -14,6 +14,9 @@ from incus_numa.policy.field import Need
 from incus_numa.policy.layout import Layout, Piece
 from incus_numa.policy.levelling import Levelling
 
+NEARER_ROUNDS = 4
+"""How often all are looked at for nearer nodes."""
+
 Rank = tuple[int, float, int, InstanceKey]
 
 
@@ -58,27 +61,34 @@ def improve(desk: Desk, choices: Sequence[Choice]) -> list[Choice]:
         return better
     entries = desk.ledger.entries
     pieces = [
-        Piece(index=index, cpus=better[index].need.cpus, entry=entries[better[index].instance.key]) for index in loose
+        Piece(index=index, cpus=better[index].need.cpus, entry=entries[better[index].instance.key])
+        for index in loose
+        if better[index].nodes <= desk.ledger.cpu_nodes
     ]
     Levelling(Layout(desk.ledger, pieces)).run()
     for piece in pieces:
         if piece.entry.nodes != better[piece.index].nodes.mask:
             _move(desk, better, piece.index, NodeSet.from_mask(piece.entry.nodes), reasons.TOGETHER)
-    for index in loose:
-        nearer = _nearer(desk, better[index])
-        if nearer is not None:
-            _move(desk, better, index, nearer, reasons.TOGETHER)
+    for _ in range(NEARER_ROUNDS):
+        if not _draw_near(desk, better, loose):
+            break
     return better
+
+
+def _draw_near(desk: Desk, choices: list[Choice], loose: Iterable[int]) -> bool:
+    """Whether any could be brought nearer together, which may make room for another."""
+    changed = False
+    for index in loose:
+        nearer = _nearer(desk, choices[index])
+        if nearer is not None:
+            _move(desk, choices, index, nearer, reasons.TOGETHER)
+            changed = True
+    return changed
 
 
 def _is_loose(desk: Desk, choice: Choice) -> bool:
     instance = choice.instance
-    return (
-        instance.policy is not Policy.NONE
-        and not desk.ties.bind(instance)
-        and choice.nodes <= desk.ledger.cpu_nodes
-        and choice.need.weight > 0
-    )
+    return instance.policy is not Policy.NONE and not desk.ties.bind(instance) and choice.need.weight > 0
 
 
 def _move(desk: Desk, choices: list[Choice], index: int, nodes: NodeSet, why: str) -> None:

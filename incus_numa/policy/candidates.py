@@ -100,7 +100,9 @@ def nearest(ledger: Ledger, need: Need, settings: PlacementSettings, *, width: i
 
     None when no set fits or none is found within NEAREST_LIMIT.
     """
-    arena = _arena(ledger, need, replace(settings, load_weight=0.0), _useful(ledger, need), most_load)
+    least_more = need.weight / max(1, sum(sorted(ledger.cpu_count.values())[-width:]))
+    nodes = [node for node in _useful(ledger, need) if ledger.node_load[node] + least_more <= most_load + ROUNDING]
+    arena = _arena(ledger, need, replace(settings, load_weight=0.0), nodes, most_load)
     if len(arena.ids) < width:
         return None
     found = Search(arena=arena, width=width, limit=NEAREST_LIMIT).run()
@@ -162,8 +164,6 @@ def _arena(
     ledger: Ledger, need: Need, settings: PlacementSettings, nodes: Sequence[int], most_load: float = inf
 ) -> Field:
     count, load, far = ledger.cpu_count, ledger.node_load, ledger.machine.remoteness
-    if most_load != inf:
-        nodes = [node for node in nodes if load[node] <= most_load]
     ids = sorted(nodes, key=lambda node: (not count[node], round(load[node], 9), node))
     return Field(
         ids=ids,

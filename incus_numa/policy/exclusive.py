@@ -7,39 +7,50 @@ server lets them, which nobody can keep off.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 
-from incus_numa.cpuset import CpuSet
+from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.instance import Instance, InstanceKey
 from incus_numa.model.plan import Reason, Rejection
 from incus_numa.policy import cpus
 from incus_numa.policy.candidates import Candidate
 from incus_numa.policy.desk import Desk
+from incus_numa.policy.keeping import Keepers
 from incus_numa.policy.ledger import Ledger
 from incus_numa.policy.policies import RULES
 
 
-def stay(desk: Desk, owners: Iterable[Instance]) -> set[InstanceKey]:
+def stay(desk: Desk, owners: Sequence[Instance], keepers: Keepers) -> set[InstanceKey]:
     """Those that may keep the exclusive CPUs they have; the others are no longer counted."""
+    # What one that does not stay has may be what another one was given, so none is counted before it is judged.
+    entries = {owner.key: desk.ledger.release(owner.key) for owner in owners}
     staying = set()
     for owner in owners:
-        entry = desk.ledger.release(owner.key)
-        decided = desk.observed(owner).decided
-        if entry is None or decided is None or not decided.cpus:
+        entry, decided = entries[owner.key], desk.observed(owner).decided
+        if entry is None or decided is None or not decided.cpus or len(decided.cpus) != owner.demand.vcpus:
             continue
-        mask, room = decided.cpus.mask, _spare(_without_pinned(desk.ledger))
-        here = {node: usable.mask & mask for node, usable in desk.ledger.usable.items()}
         if (
-            len(decided.cpus) == owner.demand.vcpus
-            and sum(here.values()) == mask
-            and all(own.bit_count() <= room[node] for node, own in here.items())
-            and not mask & _pinned(desk.ledger)
+            decided.nodes <= desk.ledger.nodes
+            and _may_have(desk.ledger, decided.nodes, decided.cpus)
             and RULES[owner.policy].forbids(desk, owner, decided.nodes) is None
+            and keepers.take(owner, decided.nodes)
         ):
             desk.ledger.commit(owner.key, entry)
             staying.add(owner.key)
     return staying
+
+
+def _may_have(ledger: Ledger, nodes: NodeSet, cpus: CpuSet) -> bool:
+    """Whether nobody else needs any of the CPUs, which are usable ones of the nodes."""
+    free = _without_pinned(ledger)
+    room, mask = _spare(free), cpus.mask
+    here = {node: free.usable[node].mask & mask for node in nodes}
+    return (
+        sum(here.values()) == mask
+        and all(own.bit_count() <= room[node] for node, own in here.items())
+        and (len(cpus) < ledger.total_cpus or not _anybody_everywhere(ledger))
+    )
 
 
 def find(desk: Desk, owner: Instance) -> tuple[Candidate, CpuSet] | Rejection:
@@ -49,7 +60,7 @@ def find(desk: Desk, owner: Instance) -> tuple[Candidate, CpuSet] | Rejection:
     room = _spare(free)
     usable = {node: CpuSet.from_mask(_lowest(own.mask, room[node])) for node, own in free.usable.items()}
     reduced = replace(desk, ledger=free.with_cpus(usable))
-    if reduced.ledger.total_cpus < asked:
+    if reduced.ledger.total_cpus < asked or (asked == desk.ledger.total_cpus and _anybody_everywhere(desk.ledger)):
         return _refusal(owner, room, desk.empty.total_cpus)
     found = RULES[owner.policy].find(reduced, owner, reduced.need(owner))
     if isinstance(found, Rejection):
@@ -71,6 +82,11 @@ def _spare(ledger: Ledger) -> dict[int, int]:
                 own = (entry.cpus & of_node[node]).bit_count() if entry.firm else 1
                 needed[node] = max(needed[node], own)
     return {node: max(0, len(usable) - needed[node]) for node, usable in ledger.usable.items()}
+
+
+def _anybody_everywhere(ledger: Ledger) -> bool:
+    """Whether an instance has all CPUs of the machine, of which one at least has to be left."""
+    return any(entry.anywhere and entry.cpus for entry in ledger.entries.values())
 
 
 def _without_pinned(ledger: Ledger) -> Ledger:

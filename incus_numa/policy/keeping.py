@@ -6,7 +6,7 @@ limit, keep new instances away but do not drive out those that are there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 from incus_numa.cpuset import CpuSet, NodeSet
@@ -27,14 +27,26 @@ class Keepers:
         self._others = others
 
     @cached_property
-    def _rooms(self) -> Rooms:
-        rooms, every = Rooms({node.id: node.memory_bytes for node in self._desk.machine.nodes}), self._desk.ledger.nodes
+    def _rooms(self) -> Mapping[int | None, Rooms]:
+        """By page size; None is ordinary memory."""
+        own, every = self._desk.empty.fork(), self._desk.ledger.nodes
+        rooms: dict[int | None, Rooms] = {None: own.rooms, **own.huge}
         for instance in self._others:
-            if instance.managed and (size := memory_limit(instance)) and instance.demand.pinned_cpus is None:
-                decided = self._desk.observed(instance).decided
-                if decided is not None:
-                    rooms.add(decided.nodes.mask & every.mask, size)
+            decided = self._desk.observed(instance).decided
+            if instance.managed and instance.demand.pinned_cpus is None and decided is not None:
+                for page, amount in _amounts(instance):
+                    if page in rooms:
+                        rooms[page].add(decided.nodes.mask & every.mask, amount)
         return rooms
+
+    def take(self, instance: Instance, nodes: NodeSet) -> bool:
+        """Count the limits of an instance on its nodes if these hold them beside those that stay; else say False."""
+        amounts = _amounts(instance)
+        if not all(page in self._rooms and self._rooms[page].holds(nodes.mask, amount) for page, amount in amounts):
+            return False
+        for page, amount in amounts:
+            self._rooms[page].add(nodes.mask, amount)
+        return True
 
     def stay(self, instances: Iterable[Instance]) -> set[InstanceKey]:
         """Those of the instances that may stay on the nodes we gave them."""
@@ -43,20 +55,25 @@ class Keepers:
             decided = self._desk.observed(instance).decided
             if decided is None or not _is_legal(self._desk, instance, decided.nodes):
                 continue
-            size = memory_limit(instance)
-            if not size:
-                staying.add(instance.key)
-            elif self._rooms.holds(decided.nodes.mask, size):
-                self._rooms.add(decided.nodes.mask, size)
+            if self.take(instance, decided.nodes):
                 staying.add(instance.key)
         return staying
+
+
+def _amounts(instance: Instance) -> list[tuple[int | None, int]]:
+    """Bytes that the instance needs its nodes for, by page size; nothing under policy none."""
+    if instance.policy is Policy.NONE:
+        return []
+    size = memory_limit(instance)
+    found: list[tuple[int | None, int]] = [(None, size)] if size else []
+    return found + [(page, amount) for page, amount in instance.demand.hugepages.items() if amount]
 
 
 def _is_legal(desk: Desk, instance: Instance, nodes: NodeSet) -> bool:
     """Whether nodes and policy allow the placement, whatever else is on the nodes."""
     ledger, need = desk.ledger, desk.firm_need(instance)
     if not nodes <= ledger.nodes or instance.policy is Policy.NONE:
-        return nodes == ledger.cpu_nodes and instance.policy is Policy.NONE
+        return nodes == desk.empty.cpu_nodes and instance.policy is Policy.NONE
     if ledger.cpus_of(nodes) < max(1, need.cpus):
         return False
     return RULES[instance.policy].forbids(desk, instance, nodes) is None
@@ -75,7 +92,7 @@ def keep(desk: Desk, instance: Instance) -> Placement:
 
 
 def narrower(desk: Desk, instance: Instance, nodes: NodeSet) -> Candidate | None:
-    """The best of the narrower sets that could hold the instance now, None when it is as narrow as possible.
+    """The best narrower set that holds the instance now and that its policy allows, None when there is none.
 
     Those that may not be moved stay as wide as they are, and so do those whose use of memory, which no limit holds,
     may have made them wide, unless they ask for other CPUs than before.
@@ -91,7 +108,7 @@ def narrower(desk: Desk, instance: Instance, nodes: NodeSet) -> Candidate | None
     entry = desk.ledger.release(instance.key)
     found = None
     if len(nodes) > candidates.minimum_width(desk.ledger, need):
-        found = candidates.best(desk.ledger, need, desk.settings)
+        found = RULES[instance.policy].find(desk, instance, need)
     if entry is not None:
         desk.ledger.commit(instance.key, entry)
-    return found if found is not None and len(found.nodes) < len(nodes) else None
+    return found if isinstance(found, Candidate) and len(found.nodes) < len(nodes) else None

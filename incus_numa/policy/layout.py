@@ -71,7 +71,7 @@ class Layout:
         self._rooms: list[tuple[int | None, Rooms]] = [(None, own.rooms), *own.huge.items()]
         if not any(piece.entry.memory_bytes or piece.entry.hugepages for piece in pieces):
             self._rooms = []
-        self.memory_work = 10 if any(rooms.has_wide for _, rooms in self._rooms) else 1
+        self.memory_work = 40 if any(rooms.has_wide for _, rooms in self._rooms) else 1
 
     def least(self) -> float:
         """No placement of the pieces has a lower highest load.
@@ -132,6 +132,15 @@ class Layout:
         """Commit what a piece needs to nodes, whether it fits or not."""
         for size, rooms in self._rooms:
             rooms.add(nodes, _amount(piece, size))
+
+    def room(self, node: int) -> int:
+        """Bytes of a node that are not committed to it alone."""
+        return self._rooms[0][1].open(node)
+
+    @property
+    def asks_for_memory(self) -> bool:
+        """Whether any piece needs memory or huge pages; else no room is known."""
+        return bool(self._rooms)
 
     def holds(self, piece: Piece, nodes: int) -> bool:
         """Whether memory and huge pages of nodes are enough for one piece more."""

@@ -17,13 +17,13 @@ from incus_numa.policy.rooms import bits
 WORK_LIMIT = 20_000
 """Changes looked at in one plan."""
 
-REBUILT_LIMIT = 3_000
-"""Sets tried in one plan while instances are placed anew, see rebuilding."""
+REBUILT_LIMIT = 20_000
+"""Sets looked at in one plan while instances are placed anew, see rebuilding."""
 
 NEAR_ENOUGH = 1.001
 """A highest load this many times the least that any placement could have is not lowered further."""
 
-MOST_REBUILT = 10
+MOST_REBUILT = 14
 """Instances that are placed anew together at most."""
 
 

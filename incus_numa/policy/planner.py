@@ -8,7 +8,7 @@ Exclusive CPUs are given first. Then nodes are chosen for all that have none, to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 
 from incus_numa.cpuset import CpuSet, NodeSet
@@ -39,11 +39,12 @@ def plan(snapshot: Snapshot, settings: PlacementSettings, *, only: frozenset[Ins
     owners = [one for one in free if one.demand.exclusive]
     sharers = [one for one in free if not one.demand.exclusive]
     keepers = keeping.Keepers(desk, (one for one in instances if one.key not in keys))
+    owning = exclusive.stay(desk, _largest_first(owners), keepers)
     staying = keepers.stay(sharers)
     waiting = [one for one in sharers if one.key not in staying]
     for instance in waiting:
         desk.ledger.release(instance.key)
-    answers |= _own(desk, owners)
+    answers |= _own(desk, owners, owning)
     for instance in sharers:
         if instance.key in staying:
             answers[instance.key] = keeping.keep(desk, instance)
@@ -66,7 +67,8 @@ def place_new(standing: Standing, snapshot: Snapshot) -> Plan:
     for instance in free:
         desk.ledger.release(instance.key)
     sharers = [one for one in free if not one.demand.exclusive]
-    answers |= _own(desk, [one for one in free if one.demand.exclusive])
+    owners = [one for one in free if one.demand.exclusive]
+    answers |= _own(desk, owners, frozenset())
     answers |= _place_all(desk, sharers)
     _narrow(desk, sharers, answers)
     answers |= {instance.key: _pinned(desk, instance) for instance in pinned}
@@ -89,12 +91,14 @@ def _sort_out(desk: Desk, judged: Iterable[Instance]) -> tuple[Answers, list[Ins
     return answers, pinned, free
 
 
-def _own(desk: Desk, owners: Iterable[Instance]) -> Answers:
-    """Exclusive CPUs: kept where they may be, else chosen, the largest first."""
-    order = sorted(owners, key=lambda one: (-(one.demand.vcpus or 0), one.key))
-    staying = exclusive.stay(desk, order)
+def _largest_first(owners: Iterable[Instance]) -> list[Instance]:
+    return sorted(owners, key=lambda one: (-(one.demand.vcpus or 0), one.key))
+
+
+def _own(desk: Desk, owners: Iterable[Instance], staying: Set[InstanceKey]) -> Answers:
+    """Exclusive CPUs: those of owners that stay, else chosen, the largest first. Owners that do not are not counted."""
     answers: Answers = {}
-    for owner in order:
+    for owner in _largest_first(owners):
         decided = desk.observed(owner).decided
         if owner.key in staying and decided is not None and decided.cpus is not None:
             answers[owner.key] = desk.placement(owner, decided.nodes, decided.cpus, reasons.kept(decided.nodes))
@@ -133,9 +137,23 @@ def _place_all(desk: Desk, instances: Iterable[Instance]) -> Answers:
         for choice in chosen:
             desk.ledger.release(choice.instance.key)
     answers: Answers = dict(refused)
+    _narrow_choices(desk, chosen)
     for choice in batch.improve(desk, chosen):
         answers[choice.instance.key] = _settle(desk, choice)
     return answers
+
+
+def _narrow_choices(desk: Desk, choices: list[Choice]) -> None:
+    """Give fewer nodes to those that now fit on fewer, until there is none: the largest first is not always best."""
+    freed = True
+    while freed:
+        freed = False
+        for index, choice in enumerate(choices):
+            found = keeping.narrower(desk, choice.instance, choice.nodes) if len(choice.nodes) > 1 else None
+            if found is not None:
+                desk.ledger.release(choice.instance.key)
+                choices[index] = _choice(desk, choice.instance, desk.need(choice.instance), found)
+                freed = True
 
 
 def _pinned(desk: Desk, instance: Instance) -> Placement:
@@ -166,6 +184,9 @@ def _choose_nodes(desk: Desk, instance: Instance) -> Choice | Rejection:
 
     Memory that is only usage is left out where no nodes would be allowed with it.
     """
+    if not desk.ledger.total_cpus:
+        desk.commit_as_is(instance)
+        return refusals.no_cpus(desk, instance)
     need, rule = desk.need(instance), RULES[instance.policy]
     found = rule.find(desk, instance, need)
     if isinstance(found, Rejection) and need.memory_bytes and instance.demand.memory_is_usage:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import combinations
-from math import comb
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from incus_numa.policy.layout import Change, Layout, Piece
 from incus_numa.policy.rooms import bits
 
-WORK_LIMIT = 1_000
-"""Sets tried for one group of instances."""
+WORK_LIMIT = 4_000
+"""Sets looked at for one group of instances."""
 
-MOST_CHOICES = 6
+MOST_CHOICES = 8
 """Sets tried for one instance after the other: the least loaded first."""
 
-FEW_SETS = 60
-"""So many sets of nodes are all tried."""
+MOST_MAKES = 100
+"""Sets that these are chosen from."""
 
 
 class Rebuilding:
@@ -67,46 +66,47 @@ class Rebuilding:
         return None
 
     def _choices(self, piece: Piece) -> list[int]:
-        """Sets of as many nodes as it has, below the ceiling, those with the lowest highest load first."""
-        width = piece.nodes.bit_count()
-        if width == 1:
-            return self._one_node(piece)
-        if comb(len(self._layout.cpus), width) <= FEW_SETS:
-            return self._all_sets(piece, width)
-        return self._good_sets(piece, width)
+        """Sets of as many nodes as it has, below the ceiling, those with the lowest highest load first.
 
-    def _one_node(self, piece: Piece) -> list[int]:
-        load, found = self._layout.load, dict[tuple[float, float], int]()
-        for node, cpus in self._layout.cpus.items():
-            height = load[node] + piece.entry.weight / cpus
-            if height < self._ceiling and cpus >= piece.cpus:
-                # Nodes that are no different are tried once, unless memory makes them different.
-                found.setdefault((round(height, 9), cpus if self._layout.memory_work == 1 else node), node)
-        return [1 << found[height] for height in sorted(found)[:MOST_CHOICES]]
-
-    def _all_sets(self, piece: Piece, width: int) -> list[int]:
-        layout, found = self._layout, list[tuple[float, int]]()
-        for nodes in combinations(layout.cpus, width):
-            cpus = sum(layout.cpus[node] for node in nodes)
-            height = max(layout.load[node] for node in nodes) + piece.entry.weight / cpus
+        Nodes of equal load and size are taken in one order only: which of them does not matter for the loads.
+        """
+        width, weight, alike = piece.nodes.bit_count(), piece.entry.weight, self._alike()
+        shapes = sorted(alike)
+        found: list[tuple[float, int, list[int]]] = []
+        for make in islice(_makes([len(alike[shape]) for shape in shapes], width), MOST_MAKES):
+            used = [(shape, count) for shape, count in zip(shapes, make, strict=True) if count]
+            cpus = sum(size * count for (_, size), count in used)
+            height = max(load for (load, _), _ in used) + weight / cpus
             if cpus >= piece.cpus and height < self._ceiling:
-                found.append((round(height, 9), sum(1 << node for node in nodes)))
-        return [mask for _, mask in sorted(found)]
+                found.append((round(height, 9), -cpus, make))
+            self.work += 1
+        chosen = []
+        for _, _, make in sorted(found)[:MOST_CHOICES]:
+            nodes = [node for shape, count in zip(shapes, make, strict=True) for node in alike[shape][:count]]
+            chosen.append(sum(1 << node for node in nodes))
+        return chosen
 
-    def _good_sets(self, piece: Piece, width: int) -> list[int]:
-        """For each node as the fullest one, the largest of those that are no fuller."""
-        layout, weight = self._layout, piece.entry.weight
-        largest = sum(sorted(layout.cpus.values())[-width:])
-        order = sorted(layout.cpus, key=lambda node: (round(layout.load[node], 9), -layout.cpus[node], node))
-        rank = {node: (-layout.cpus[node], place) for place, node in enumerate(order)}
-        found: dict[int, float] = {}
-        for count in range(width, len(order) + 1):
-            last = order[count - 1]
-            if layout.load[last] + weight / largest >= self._ceiling:
-                break
-            chosen = [last, *sorted(order[: count - 1], key=rank.__getitem__)[: width - 1]]
-            cpus = sum(layout.cpus[node] for node in chosen)
-            height = layout.load[last] + weight / cpus
-            if cpus >= piece.cpus and height < self._ceiling:
-                found[sum(1 << node for node in chosen)] = round(height, 9)
-        return sorted(found, key=lambda nodes: (found[nodes], nodes))[:MOST_CHOICES]
+    def _alike(self) -> dict[tuple[float, int], list[int]]:
+        """Nodes below the ceiling by load and size, those with the most memory first."""
+        layout = self._layout
+        alike: dict[tuple[float, int], list[int]] = {}
+        for node, cpus in layout.cpus.items():
+            load = round(layout.load[node], 9)
+            if load < self._ceiling:
+                alike.setdefault((load, cpus), []).append(node)
+        if layout.asks_for_memory:
+            for nodes in alike.values():
+                nodes.sort(key=lambda node: (-layout.room(node), node))
+        return alike
+
+
+def _makes(sizes: Sequence[int], count: int) -> Iterator[list[int]]:
+    """All ways to take so many from groups of these sizes, as numbers taken of each; much of the first groups first."""
+    if not sizes:
+        if not count:
+            yield []
+        return
+    rest = sum(sizes[1:])
+    for first in range(min(sizes[0], count), max(0, count - rest) - 1, -1):
+        for others in _makes(sizes[1:], count - first):
+            yield [first, *others]

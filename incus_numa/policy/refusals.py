@@ -28,10 +28,16 @@ def refuse(desk: Desk, instance: Instance) -> Rejection | None:
             detail = f"limits.cpu asks for CPUs {pinned}, which belong to no node"
             return Rejection(key=instance.key, reason=Reason.BAD_PIN, detail=detail)
         return None
-    if not desk.ledger.total_cpus:
-        detail = "the machine has no usable CPU: all are offline, isolated or reserved"
-        return Rejection(key=instance.key, reason=Reason.NO_CPUS, detail=detail)
-    return None
+    return None if desk.ledger.total_cpus else no_cpus(desk, instance)
+
+
+def no_cpus(desk: Desk, instance: Instance) -> Rejection:
+    """The refusal of an instance for which the machine has no usable CPU, or none that is not exclusive."""
+    total = desk.empty.total_cpus
+    detail = "the machine has no usable CPU: all are offline, isolated or reserved"
+    if total:
+        detail = f"all {total} usable CPUs of the machine are exclusive to other instances"
+    return Rejection(key=instance.key, reason=Reason.NO_CPUS, detail=detail)
 
 
 def too_big(desk: Desk, instance: Instance) -> Rejection:

@@ -101,10 +101,12 @@ class Rooms:
             return False
         if not self._wide:
             return True
-        if not self._settled:
-            if most - sum(wide for other, wide in self._wide.items() if other & mask) >= size:
-                return True
-            self._settle()
+        # What is committed inside the set cannot leave it.
+        if most - sum(wide for other, wide in self._wide.items() if not other & ~mask) < size:
+            return False
+        if most - sum(wide for other, wide in self._wide.items() if other & mask) >= size:
+            return True
+        self._settle()
         return self._clear(mask, size)
 
     def _settle(self) -> None:

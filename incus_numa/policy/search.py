@@ -22,6 +22,9 @@ LEAST_LIMIT = 500
 WORK_UNIT = 8
 """Nodes whose distances are summed in about the time that one branch takes otherwise."""
 
+MEMORY_WORK = 24
+"""Branches that are looked at in the time that asking for memory takes where other memory may have to make room."""
+
 MOST_SEEDS = 24
 """First guesses grown around single nodes; more of them cost more than they save."""
 
@@ -60,7 +63,8 @@ class Search:
     def _consider(self, members: Sequence[int], value: Value) -> None:
         if self.best is not None and value >= self.best:
             return
-        self.work += WORK_UNIT if self.arena.rooms.has_wide else 0
+        if self.arena.need.memory_bytes and self.arena.rooms.has_wide:
+            self.work += MEMORY_WORK
         if self.arena.fits(members):
             self.best = value
 

@@ -11,8 +11,8 @@ from incus_numa.policy.field import Need
 
 
 def find(desk: Desk, instance: Instance, need: Need) -> Candidate | Rejection:
-    """All nodes with usable CPUs. Nothing is compared, so the cost is 0."""
-    nodes = desk.ledger.cpu_nodes
+    """All nodes with usable CPUs, whoever has these for itself. Nothing is compared, so the cost is 0."""
+    nodes = desk.empty.cpu_nodes
     return Candidate(nodes=nodes, cost=0.0, bound=0.0, least_width=len(nodes))
 
 
