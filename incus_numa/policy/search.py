@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from incus_numa.policy.field import Field, Have, Value
 
@@ -22,8 +23,13 @@ LEAST_LIMIT = 500
 WORK_UNIT = 8
 """Nodes whose distances are summed in about the time that one branch takes otherwise."""
 
+ROUNDING = 1e-9
+
 MEMORY_WORK = 24
 """Branches that are looked at in the time that asking for memory takes where other memory may have to make room."""
+
+NARROW = 3
+"""Sets of so many nodes are searched for without first guesses."""
 
 MOST_SEEDS = 24
 """First guesses grown around single nodes; more of them cost more than they save."""
@@ -55,8 +61,10 @@ class Search:
                 self._consider([index], arena.value([index]))
             return self.best
         self.scarce = arena.is_scarce(self.width)
-        for seed in self._seeds():
-            self._consider(seed, arena.value(seed))
+        if self.width > NARROW or self.scarce or arena.need.must or arena.need.hugepages:
+            # Else the first branches are as good, for less work.
+            for seed in self._seeds():
+                self._consider(seed, arena.value(seed))
         self._descend(start=0, pairs=0.0, cross=[0.0] * len(arena.ids), have=Have())
         return self.best
 
@@ -138,15 +146,42 @@ class Search:
         return not arena.need.hugepages or arena.may_hold_huge(index + 1, rest, [*self.chosen, index])
 
     def _go_on(self, index: int, rest: int, by_load: float, pairs: float, cross: list[float], have: Have) -> None:
-        """Judge the set if it is complete, else look at what can be added to it."""
-        if not rest:
-            self._consider(self.chosen, self.arena.value_of(self.chosen, pairs))
-            return
+        """Look at what can be added to the chosen nodes, of which `rest` are missing."""
         after = [far + more for far, more in zip(cross, self.arena.far[index], strict=True)]
-        if not self._beaten(index, rest, by_load, pairs + self._least_pairs(index + 1, rest, after)):
+        if rest == 1:
+            self.taken.add(index)
+            self._complete(index + 1, pairs, after, have)
+            self.taken.discard(index)
+        elif not self._beaten(index, rest, by_load, pairs + self._least_pairs(index + 1, rest, after)):
             self.taken.add(index)
             self._descend(start=index + 1, pairs=pairs, cross=after, have=have)
             self.taken.discard(index)
+
+    def _complete(self, start: int, pairs: float, cross: Sequence[float], have: Have) -> None:
+        """Judge the sets that one more node completes. Most work is here, so little is called for each node."""
+        arena, weight, taken = self.arena, self.arena.need.weight, self.taken
+        load, cpus, twins, pulls, forced = arena.load, arena.cpus, arena.twin, arena.pull, arena.forced
+        most, only_cpus, needed, price = arena.most_cpus, bool(arena.cpus[-1]), arena.need.cpus, arena.price
+        by_distance = arena.settings.distance_weight / (self.width * (self.width - 1))
+        highest = max((load[one] for one in self.chosen if cpus[one]), default=0.0)
+        least = inf if self.best is None else self.best[0] + ROUNDING
+        for index in range(start, len(cpus)):
+            self.work += 1
+            if only_cpus and price(load[index] + weight / (have.cpus + most[index][1])) > least:
+                return
+            if self.work > self.limit:
+                self._leave_open(index, 0, pairs, have)
+                return
+            count, twin = have.cpus + cpus[index], twins[index]
+            if count >= needed and (twin is None or twin in taken):
+                value = price((load[index] if cpus[index] else highest) + weight / max(1, count))
+                value += by_distance * (pairs + cross[index]) + (have.pull + pulls[index]) / self.width
+                if value <= least:
+                    members = [*self.chosen, index]
+                    self._consider(members, arena.value_of(members, pairs + cross[index]))
+                    least = inf if self.best is None else self.best[0] + ROUNDING
+            if index in forced:
+                return
 
     def _rest_is_worse(self, index: int, rest: int, most: int) -> bool:
         """Whether the load alone makes this node and all later ones too dear. Never so with memory-only nodes.
