@@ -79,8 +79,7 @@ class Layout:
         Not the mean, and, where all parts that the pieces lay on nodes are multiples of one amount, not what so many of
         that amount come to when each goes where it is lowest.
         """
-        total = sum(load * self.cpus[node] for node, load in self.load.items())
-        mean = total / sum(self.cpus.values())
+        mean = max(self._mean_from(size) for size in set(self.cpus.values()))
         parts = self._parts()
         unit = gcd(*parts) if parts else 0
         if unit < LEAST_UNIT:
@@ -100,6 +99,17 @@ class Layout:
             height = max(height, reached / PARTS)
             heapreplace(heap, (reached + unit / self.cpus[node], node))
         return height
+
+    def _mean_from(self, size: int) -> float:
+        """The mean load of the nodes of at least that size once those pieces are gone that smaller ones could hold."""
+        large = [node for node, count in self.cpus.items() if count >= size]
+        total = sum(self.load[node] * self.cpus[node] for node in large)
+        smaller = max((count for count in self.cpus.values() if count < size), default=0)
+        for piece in self.pieces:
+            if smaller and (piece.is_wide or piece.cpus <= smaller):
+                part = piece.entry.weight / self.count_cpus(piece.nodes)
+                total -= part * sum(self.cpus[node] for node in large if piece.nodes >> node & 1)
+        return total / sum(self.cpus[node] for node in large)
 
     def _parts(self) -> list[int]:
         """What each piece lays on each of its nodes, in PARTS of a CPU; nothing where that depends on the nodes."""

@@ -8,7 +8,7 @@ every change, which ends it; work is counted and limited besides, so that the sa
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations_with_replacement
+from itertools import combinations, combinations_with_replacement
 
 from incus_numa.policy.layout import LEAST_GAIN, Change, Layout, Piece, kinds
 from incus_numa.policy.rebuilding import Rebuilding
@@ -23,6 +23,12 @@ REBUILT_LIMIT = 20_000
 NEAR_ENOUGH = 1.001
 """A highest load this many times the least that any placement could have is not lowered further."""
 
+MOST_PACKED = 60
+"""So many instances are packed anew all together."""
+
+PAIRED = 6
+"""So many of the least full nodes are also taken two at a time."""
+
 MOST_REBUILT = 14
 """Instances that are placed anew together at most."""
 
@@ -35,10 +41,12 @@ class Levelling:
         self._load, self._cpus = layout.load, layout.cpus
         self._wide = [piece for piece in layout.pieces if piece.is_wide]
         self._work = self._rebuilt = 0
+        self._least = 0.0
 
     def run(self) -> None:
         """Change the layout until no fuller node can be made less full."""
-        enough = self._layout.least() * NEAR_ENOUGH
+        self._least = self._layout.least()
+        enough = self._least * NEAR_ENOUGH
         stuck: set[int] = set()
         while self._work < WORK_LIMIT:
             fullest = max(
@@ -145,18 +153,29 @@ class Levelling:
         layout = self._layout
         if self._load[fullest] < max(self._load.values()) - LEAST_GAIN:
             return
+        yield from self._packed(self._load[fullest])
         groups: list[Sequence[Piece]] = [layout.pieces]
         if len(layout.pieces) > MOST_REBUILT:
             here = sorted(layout.at[fullest], key=_largest_first)[: MOST_REBUILT // 2]
             nodes = sorted(self._cpus, key=lambda node: (round(self._load[node], 9), node))
-            groups = [[*here, *(one for one in layout.at[node] if one not in here)][:MOST_REBUILT] for node in nodes]
+            places = [*((node,) for node in nodes), *combinations(nodes[:PAIRED], 2)]
+            groups = [_first([*here, *(one for node in place for one in layout.at[node])]) for place in places]
         for group in groups:
-            if self._rebuilt < REBUILT_LIMIT:
-                rebuilding = Rebuilding(layout, sorted(group, key=_largest_first), self._load[fullest] - LEAST_GAIN)
-                change = rebuilding.run()
-                self._rebuilt += rebuilding.work
-                if change is not None:
-                    yield change
+            yield from self._rebuilt_below(self._load[fullest] - LEAST_GAIN, group, packs=False)
+
+    def _packed(self, height: float) -> Iterator[Change]:
+        """All pieces are packed anew, each where it is fullest below a ceiling: first a low one, then higher ones."""
+        if len(self._layout.pieces) <= MOST_PACKED:
+            for ceiling in (self._least * NEAR_ENOUGH, (self._least + height) / 2, height - LEAST_GAIN):
+                yield from self._rebuilt_below(ceiling, self._layout.pieces, packs=True)
+
+    def _rebuilt_below(self, ceiling: float, pieces: Sequence[Piece], *, packs: bool) -> Iterator[Change]:
+        if self._rebuilt < REBUILT_LIMIT:
+            rebuilding = Rebuilding(self._layout, sorted(pieces, key=_largest_first), ceiling, packs=packs)
+            change = rebuilding.run()
+            self._rebuilt += rebuilding.work
+            if change is not None:
+                yield change
 
     def _pairs(self, node: int, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, Piece]]:
         for one, two in combinations_with_replacement(pieces, 2):
@@ -182,6 +201,11 @@ class Levelling:
         ):
             goes = tuple((piece, 1 << node) for piece in mine) + tuple((piece, 1 << fullest) for piece in others)
             yield Change(height=height, goes=goes)
+
+
+def _first(pieces: Sequence[Piece]) -> list[Piece]:
+    """As many as are placed anew together, each once."""
+    return list(dict.fromkeys(pieces))[:MOST_REBUILT]
 
 
 def _narrow_kinds(pieces: Sequence[Piece]) -> list[Piece]:

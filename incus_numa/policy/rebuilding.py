@@ -19,12 +19,15 @@ MOST_MAKES = 100
 
 
 class Rebuilding:
-    """A depth-first search over the pieces, the largest first. The layout is the same afterwards as it was before."""
+    """A depth-first search over the pieces in the order given, each where the load is lowest first, with `packs` where it
+    is highest. The layout is the same afterwards as it was before.
+    """
 
-    def __init__(self, layout: Layout, pieces: Sequence[Piece], ceiling: float) -> None:
+    def __init__(self, layout: Layout, pieces: Sequence[Piece], ceiling: float, *, packs: bool) -> None:
         self._layout = layout
         self._pieces = pieces
         self._ceiling = ceiling
+        self._packs = packs
         self._goes: list[tuple[Piece, int]] = []
         self.work = 0
 
@@ -81,7 +84,7 @@ class Rebuilding:
                 found.append((round(height, 9), -cpus, make))
             self.work += 1
         chosen = []
-        for _, _, make in sorted(found)[:MOST_CHOICES]:
+        for _, _, make in sorted(found, reverse=self._packs)[:MOST_CHOICES]:
             nodes = [node for shape, count in zip(shapes, make, strict=True) for node in alike[shape][:count]]
             chosen.append(sum(1 << node for node in nodes))
         return chosen
