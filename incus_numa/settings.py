@@ -71,8 +71,8 @@ class PlacementSettings:
     distance_weight: Weight = key(
         0.1, "Weight of the mean distance between the chosen nodes, local distance being 1 (0 to 1000)."
     )
-    device_weight: Weight = key(3.0, "Weight of the mean distance to the nodes of the instance's devices (0 to 1000).")
-    group_weight: Weight = key(3.0, "Weight of the mean distance to members of the same user.numa.group (0 to 1000).")
+    device_weight: Weight = key(2.0, "Weight of the mean distance to the nodes of the instance's devices (0 to 1000).")
+    group_weight: Weight = key(2.0, "Weight of the mean distance to members of the same user.numa.group (0 to 1000).")
     avoid_weight: Weight = key(
         3.0, "Weight of sharing nodes with instances that are kept apart by user.numa.avoid (0 to 1000)."
     )

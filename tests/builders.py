@@ -8,12 +8,15 @@ from typing import Any
 
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.instance import Demand, Instance, InstanceKey
-from incus_numa.model.machine import Cpu, Machine, Node
+from incus_numa.model.machine import CoreKind, Cpu, Machine, Node
 from incus_numa.model.plan import Plan
 from incus_numa.model.snapshot import Decided, Observed, Snapshot
 from incus_numa.topology import document
 
 GIB = 1 << 30
+SMALL_PAGE, LARGE_PAGE = 2 << 20, 1 << 30
+"""Sizes of huge pages, in bytes."""
+
 MACHINES = Path(__file__).parent / "machines"
 """Machine documents of real shapes, named shape-quirk."""
 
@@ -26,11 +29,17 @@ def machine(
     memory_bytes: int | None = 32 * GIB,
     nodes_per_socket: int = 2,
     isolated: str = "",
+    hugepages: Mapping[int, int] | None = None,
+    reserved_bytes: int = 0,
+    efficiency_cpus: int = 0,
 ) -> Machine:
     """A regular machine: CPU ids count up through the nodes, siblings are adjacent, one L3 per node.
 
-    Nodes of one socket are 12 apart, others 32; a quarter of the memory is in use.
+    Nodes of one socket are 12 apart, others 32; a quarter of the memory is in use. Each node has the same huge pages
+    and reservation. With `efficiency_cpus` the last so many CPUs of each node are on efficiency cores, all others on
+    performance cores.
     """
+    slow = range(cpus_per_node - efficiency_cpus, cpus_per_node)
     cpus = tuple(
         Cpu(
             id=cpu,
@@ -38,6 +47,7 @@ def machine(
             socket=cpu // cpus_per_node // nodes_per_socket,
             core=cpu - cpu % cpus_per_node % threads,
             l3=cpu - cpu % cpus_per_node,
+            kind=None if not slow else CoreKind.EFFICIENCY if cpu % cpus_per_node in slow else CoreKind.PERFORMANCE,
         )
         for cpu in range(nodes * cpus_per_node)
     )
@@ -50,6 +60,8 @@ def machine(
                 memory_bytes=memory_bytes,
                 free_bytes=None if memory_bytes is None else memory_bytes * 3 // 4,
                 distances={other: _distance(one, other, nodes_per_socket) for other in range(nodes)},
+                hugepages=hugepages or {},
+                reserved_bytes=reserved_bytes,
             )
             for one in range(nodes)
         ),
@@ -79,6 +91,9 @@ def instance(
     pinned: str | None = None,
     weight: float | None = None,
     memory_is_usage: bool = False,
+    hugepages: Mapping[int, int] | None = None,
+    cores: CoreKind | None = None,
+    exclusive: bool = False,
     **more: Any,
 ) -> Instance:
     """A managed container of the default project. Its weight is its vCPUs unless given; `more` are Instance fields."""
@@ -90,6 +105,9 @@ def instance(
         memory_bytes=memory_bytes,
         memory_is_usage=memory_is_usage,
         pinned_cpus=pin,
+        hugepages=hugepages or {},
+        cores=cores,
+        exclusive=exclusive,
     )
     return Instance(key=InstanceKey("default", name), managed=managed, demand=demand, **more)
 

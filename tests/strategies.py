@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from incus_numa.cpuset import CpuSet
+from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.instance import Instance, MemoryMode, Policy
-from incus_numa.model.machine import Cpu, Machine, Node
+from incus_numa.model.machine import CoreKind, Cpu, Machine, Node
 from incus_numa.model.snapshot import Snapshot
 from tests import builders
-from tests.builders import GIB
+from tests.builders import GIB, LARGE_PAGE, SMALL_PAGE
 
 
 @st.composite
@@ -58,15 +59,45 @@ def machines(draw: st.DrawFn, *, max_nodes: int = 6, known_memory: bool = False)
 
 
 @st.composite
-def instances(draw: st.DrawFn, name: str, *, plain: bool = False) -> Instance:
-    """A managed instance; a plain one has no pin, no special policy, and memory that counts as a limit."""
+def equipped(draw: st.DrawFn, host: Machine) -> Machine:
+    """The machine with huge pages and reservations on some nodes, and perhaps with two kinds of cores."""
+    nodes = []
+    for node in host.nodes:
+        room = GIB if node.memory_bytes is None else node.memory_bytes
+        pages = {
+            size: draw(st.sampled_from([0, 0, GIB, 4 * GIB]))
+            for size in draw(st.sets(st.sampled_from([SMALL_PAGE, LARGE_PAGE])))
+        }
+        kept = draw(st.sampled_from([0, 0, GIB, 3 * GIB]))
+        # The kernel sets huge pages aside in the node's memory, and only what is left can be kept for the host.
+        pages = pages if sum(pages.values()) <= room else {}
+        kept = min(kept, room - sum(pages.values()))
+        nodes.append(replace(node, hugepages=pages, reserved_bytes=kept))
+    kinds = draw(st.sampled_from([None, None, list(CoreKind)]))
+    kind_of = {cpu.core: draw(st.sampled_from(kinds)) if kinds else None for cpu in host.cpus}
+    return replace(
+        host, nodes=tuple(nodes), cpus=tuple(replace(cpu, kind=kind_of[cpu.core]) for cpu in host.cpus), name="equipped"
+    )
+
+
+@st.composite
+def instances(draw: st.DrawFn, name: str, *, plain: bool = False, device_nodes: Sequence[int] = (0,)) -> Instance:
+    """A managed instance, its devices on some of the nodes.
+
+    A plain one has no pin, policy, tie, huge pages or CPUs of its own, and memory that counts as a limit.
+    """
     vcpus = draw(st.sampled_from([None, 1, 1, 2, 2, 3, 4, 5, 8, 12, 40]))
     memory = draw(st.sampled_from([None, None, GIB, 3 * GIB, 6 * GIB, 12 * GIB, 30 * GIB]))
     made = builders.instance(name, vcpus=vcpus, memory_bytes=memory)
     if plain:
         return made
+    tied = draw(st.booleans())
     return replace(
         made,
+        group=draw(st.sampled_from([None, "a", "b"])) if tied else None,
+        avoid=tuple(sorted(draw(st.sets(st.sampled_from(["a", "b", "nobody"]), max_size=2)))) if tied else (),
+        device_nodes=NodeSet(draw(st.sets(st.sampled_from(device_nodes), max_size=2))) if tied else NodeSet(),
+        movable=draw(st.sampled_from([True, True, True, False])),
         managed=draw(st.sampled_from([True, True, True, False])),
         policy=draw(st.sampled_from([Policy.BALANCED] * 4 + list(Policy))),
         memory=draw(st.sampled_from(list(MemoryMode))),
@@ -75,6 +106,9 @@ def instances(draw: st.DrawFn, name: str, *, plain: bool = False) -> Instance:
             weight=draw(st.sampled_from([made.demand.weight, made.demand.weight, 0.25, 0.0])),
             memory_is_usage=draw(st.booleans()) and memory is not None,
             pinned_cpus=CpuSet([0]) if draw(st.integers(0, 9)) == 0 else None,
+            hugepages=draw(st.sampled_from([{}, {}, {}, {SMALL_PAGE: GIB}, {SMALL_PAGE: 3 * GIB, LARGE_PAGE: GIB}])),
+            cores=draw(st.sampled_from([None, *CoreKind])),
+            exclusive=draw(st.integers(0, 3)) == 0,
         ),
     )
 
@@ -83,9 +117,15 @@ def instances(draw: st.DrawFn, name: str, *, plain: bool = False) -> Instance:
 def snapshots(
     draw: st.DrawFn, *, max_nodes: int = 6, max_instances: int = 8, plain: bool = False, known_memory: bool = False
 ) -> Snapshot:
-    """A machine with fresh instances: nothing is observed yet."""
+    """A machine with fresh instances: nothing is observed yet. A plain one has neither huge pages nor reservations."""
     machine = draw(machines(max_nodes=max_nodes, known_memory=known_memory))
-    count = draw(st.integers(1, max_instances))
+    if not plain:
+        machine = draw(equipped(machine))
+    ids = list(machine.node_by_id)
     return Snapshot(
-        machine=machine, instances=tuple(draw(instances(f"i{index}", plain=plain)) for index in range(count))
+        machine=machine,
+        instances=tuple(
+            draw(instances(f"i{index}", plain=plain, device_nodes=ids))
+            for index in range(draw(st.integers(1, max_instances)))
+        ),
     )

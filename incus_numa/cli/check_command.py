@@ -74,12 +74,13 @@ def _is_here(raw: ServerInstance, info: ServerInfo) -> bool:
 
 async def _check_running(session: Session) -> list[Finding]:
     await session.world.look_at_everything()
-    found = []
+    found, everybody = [], []
     for seen in sorted(session.world.all_seen(), key=lambda one: one.instance.key):
         actual = session.cgroups.effective_cpus(seen.group) if seen.group is not None else None
+        everybody.append((seen.instance, seen.observed))
         found += findings.check_placed(seen.instance, seen.observed, actual, session.world.machine)
     plan = planner.plan(session.world.snapshot(), session.settings.placement)
-    return found + findings.check_plan(plan)
+    return found + findings.check_plan(plan) + findings.check_exclusive(plan, everybody)
 
 
 async def _capacity(session: Session) -> Capacity:

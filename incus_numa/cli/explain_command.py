@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from incus_numa.cli.main import EXIT_REFUSED
 from incus_numa.cli.options import common, formatted, load_settings, start_logging
 from incus_numa.cli.survey import Survey, survey, whereabouts
 from incus_numa.cli.wiring import cgroup_files
+from incus_numa.daemon import owners
 from incus_numa.daemon.observe import Seen
 from incus_numa.errors import ReportError
-from incus_numa.model.instance import Instance, InstanceKey, InstanceType
-from incus_numa.model.plan import Placement, Rejection
-from incus_numa.policy import scoring, steps
+from incus_numa.model.instance import Instance, InstanceKey, InstanceType, Policy
+from incus_numa.model.plan import Placement, Proof, Rejection
+from incus_numa.policy import planner, scoring, steps
 from incus_numa.quantities import render_bytes
-from incus_numa.settings import Settings
+from incus_numa.settings import PlacementSettings, Settings
 
 
 @click.command()
@@ -49,6 +51,8 @@ def explain(found: Survey, seen: Seen, settings: Settings) -> dict[str, Any]:
     """Everything known about one instance's place, as plain values in the order they are told."""
     instance, observed = seen.instance, seen.observed
     answer = found.answer(instance.key)
+    anew = place_anew(found, seen, settings.placement)
+    searched = answer if anew is None else anew
     memory = cgroup_files(settings).memory_by_node(seen.group) if seen.group is not None else None
     demand = instance.demand
     return {
@@ -61,6 +65,12 @@ def explain(found: Survey, seen: Seen, settings: Settings) -> dict[str, Any]:
         "vcpus": demand.vcpus,
         "pinned_cpus": str(demand.pinned_cpus) if demand.pinned_cpus else None,
         "memory_bytes": demand.memory_bytes,
+        "hugepages": {str(size): amount for size, amount in sorted(demand.hugepages.items())} or None,
+        "cores": demand.cores.value if demand.cores is not None else None,
+        "exclusive": demand.exclusive,
+        "group": instance.group,
+        "avoid": list(instance.avoid),
+        "device_nodes": str(instance.device_nodes) if instance.device_nodes else None,
         "has_nodes": str(observed.nodes) if observed.nodes else None,
         "has_cpus": str(observed.cpus) if observed.cpus else None,
         "has_mems": str(observed.mems) if observed.mems else None,
@@ -68,10 +78,76 @@ def explain(found: Survey, seen: Seen, settings: Settings) -> dict[str, Any]:
         "state": found.state(seen),
         "decision": _decision(found, answer),
         "why": _why(answer, instance),
+        "placed_anew": _anew(anew),
+        "proof": _proof(searched) if isinstance(searched, Placement) else None,
+        "shared_with": _shared_with(found, answer),
         "a_pass_would": [describe_change(step) for step in steps.diff_one(answer, observed, found.machine.memory_nodes)]
         if isinstance(answer, Placement)
         else [],
     }
+
+
+def place_anew(found: Survey, seen: Seen, settings: PlacementSettings) -> Placement | Rejection | None:
+    """Where an instance that keeps what it has would go if it were new now; None for any other instance."""
+    instance, key, answer = seen.instance, seen.instance.key, found.answer(seen.instance.key)
+    kept = isinstance(answer, Placement) and answer.proof is None and seen.observed.decided is not None
+    if not kept or instance.demand.pinned_cpus is not None or instance.policy is Policy.NONE:
+        return None
+    left = {one.key for one in found.plan.rejections}
+    snapshot = replace(
+        found.snapshot,
+        instances=tuple(_sharing(one) if one.key in left else one for one in found.snapshot.instances),
+        observed={one: what for one, what in found.snapshot.observed.items() if one != key},
+    )
+    plan = planner.plan(snapshot, settings, only=frozenset((key,)))
+    answers: tuple[Placement | Rejection, ...] = (*plan.placements, *plan.rejections)
+    return next((one for one in answers if one.key == key), None)
+
+
+def _sharing(instance: Instance) -> Instance:
+    """A refused instance as others see it: whatever CPUs it has are not its own."""
+    return replace(instance, demand=replace(instance.demand, exclusive=False))
+
+
+def _anew(anew: Placement | Rejection | None) -> dict[str, Any] | None:
+    if anew is None:
+        return None
+    if isinstance(anew, Rejection):
+        return {"nodes": None, "cpus": None, "why": f"it would be refused ({anew.reason.value}): {anew.detail}"}
+    return {"nodes": str(anew.nodes), "cpus": str(anew.cpus), "why": anew.reason}
+
+
+def _proof(placement: Placement) -> dict[str, Any] | None:
+    """What the search for nodes proved; None where nodes were not searched for."""
+    proof = placement.proof
+    if proof is None:
+        return None
+    width = len(placement.nodes)
+    complete = proof.bound >= proof.cost and proof.least_width >= width
+    return {"complete": complete, "cost": proof.cost, "bound": proof.bound, "least_nodes": proof.least_width} | {
+        "text": _proved(proof, width)
+    }
+
+
+def _proved(proof: Proof, width: int) -> str:
+    sets = f"sets of {_count(width, 'node')}"
+    if proof.bound < proof.cost:
+        best = f"the search was cut: this set costs {proof.cost:.4g}, none of the {sets} less than {proof.bound:.4g}"
+    else:
+        best = f"best of all {sets}"
+    if width == 1:
+        return best
+    if proof.least_width >= width:
+        return f"{best}; fewer nodes do not hold it"
+    return f"{best}; the search was cut: fewer than {_count(proof.least_width, 'node')} do not hold it, so many may"
+
+
+def _shared_with(found: Survey, answer: Placement | Rejection | None) -> str | None:
+    """Who may run on its exclusive CPUs, as a sentence."""
+    if not isinstance(answer, Placement) or not answer.exclusive:
+        return None
+    seen = ((one.instance, one.observed) for one in found.seen)
+    return owners.strangers(answer, seen, (one.key for one in found.plan.rejections))
 
 
 def _decision(found: Survey, answer: Placement | Rejection | None) -> dict[str, Any] | None:
@@ -100,13 +176,29 @@ def _print(facts: dict[str, Any]) -> None:
     """The same for people: one line for each question."""
     project = "" if facts["project"] == "default" else f" in project {facts['project']}"
     lines = [("instance", f"{facts['instance']} ({facts['type']}{project})"), ("state", facts["state"])]
-    lines += [("needs", _needs(facts)), ("has", _has(facts))]
+    lines.append(("needs", _needs(facts)))
+    lines += [
+        (name, text)
+        for name, text in (
+            ("group", facts["group"]),
+            ("avoids", ", ".join(facts["avoid"])),
+            ("devices", f"on {output.show_nodes(facts['device_nodes'])}" if facts["device_nodes"] else None),
+        )
+        if text
+    ]
+    lines.append(("has", _has(facts)))
     if facts["memory_by_node"]:
         amounts = (f"{render_bytes(size)} on node {node}" for node, size in facts["memory_by_node"].items())
         lines.append(("memory", ", ".join(amounts)))
     if facts["decision"]:
         lines += [("decision", _decided(facts["decision"])), ("node load", _loads(facts["decision"]["node_load"]))]
     lines.append(("why", facts["why"]))
+    if facts["placed_anew"]:
+        lines.append(("placed anew", _where_anew(facts)))
+    if facts["proof"]:
+        lines.append(("proof", facts["proof"]["text"]))
+    if facts["shared_with"]:
+        lines.append(("beware", facts["shared_with"]))
     if facts["managed"]:
         lines.append(("a pass would", "; ".join(facts["a_pass_would"]) or "change nothing"))
     output.write("\n".join(f"{name:13} {text}" for name, text in lines))
@@ -115,8 +207,22 @@ def _print(facts: dict[str, Any]) -> None:
 def _needs(facts: dict[str, Any]) -> str:
     vcpus = "any number of CPUs" if facts["vcpus"] is None else _count(facts["vcpus"], "vCPU")
     pinned = f" pinned to {facts['pinned_cpus']}" if facts["pinned_cpus"] else ""
+    own = " of its own" if facts["exclusive"] else ""
+    cores = f" on {facts['cores']} cores" if facts["cores"] else ""
     memory = "unknown memory" if facts["memory_bytes"] is None else render_bytes(facts["memory_bytes"])
-    return f"{vcpus}{pinned}, {memory}; policy {facts['policy']}, memory binding {facts['memory_binding']}"
+    for size, amount in (facts["hugepages"] or {}).items():
+        memory += f", {render_bytes(amount)} of {render_bytes(int(size))} huge pages"
+    rules = f"policy {facts['policy']}, memory binding {facts['memory_binding']}"
+    return f"{vcpus}{own}{pinned}{cores}, {memory}; {rules}"
+
+
+def _where_anew(facts: dict[str, Any]) -> str:
+    anew = facts["placed_anew"]
+    if anew["nodes"] is None:
+        return str(anew["why"])
+    if facts["decision"] and anew["nodes"] == facts["decision"]["nodes"]:
+        return f"it would go to the same nodes: {anew['why']}"
+    return f"it would go to {output.show_nodes(anew['nodes'])}: {anew['why']}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -8,6 +8,7 @@ from enum import Enum
 
 from incus_numa.cli.output import show_nodes
 from incus_numa.cpuset import CpuSet, NodeSet
+from incus_numa.daemon import owners
 from incus_numa.model.instance import Instance, InstanceType
 from incus_numa.model.machine import Machine
 from incus_numa.model.plan import Plan, Reason
@@ -121,6 +122,17 @@ def check_plan(plan: Plan) -> list[Finding]:
         for one in plan.rejections
         if one.reason is not Reason.BAD_KEY
     ]
+
+
+def check_exclusive(plan: Plan, seen: Iterable[tuple[Instance, Observed]]) -> list[Finding]:
+    """Owners of exclusive CPUs that others may run on all the same, as the server lets them."""
+    known, refused = tuple(seen), [one.key for one in plan.rejections]
+    found = []
+    for owner in (one for one in plan.placements if one.exclusive):
+        text = owners.strangers(owner, known, refused)
+        if text is not None:
+            found.append(Finding(severity=Severity.WARNING, about=str(owner.key), text=text))
+    return found
 
 
 def _crash(raw: ServerInstance, info: ServerInfo, capacity: Capacity) -> str | None:

@@ -10,8 +10,10 @@ import click
 from incus_numa.cli import output
 from incus_numa.cli.options import common, formatted, load_settings, start_logging
 from incus_numa.cli.survey import Survey, survey
+from incus_numa.daemon.observe import Seen
+from incus_numa.model.plan import Placement
 
-COLUMNS = ("project", "name", "type", "vcpus", "memory_bytes", "nodes", "cpus", "mems", "state")
+COLUMNS = ("project", "name", "type", "vcpus", "memory_bytes", "nodes", "cpus", "mems", "state", "group", "exclusive")
 
 
 @click.command(name="list")
@@ -33,7 +35,10 @@ def command(config_file: Path | None, log_level: str, output_format: str, projec
 
 
 def instance_rows(found: Survey, project: str | None = None) -> list[output.Row]:
-    """One row per running instance; `state` is placed, differs, refused or unmanaged."""
+    """One row per running instance; `state` is placed, differs, refused or unmanaged.
+
+    `exclusive` is true where nobody else is to have its CPUs.
+    """
     return [
         {
             "project": seen.instance.key.project,
@@ -45,10 +50,18 @@ def instance_rows(found: Survey, project: str | None = None) -> list[output.Row]
             "cpus": str(seen.observed.cpus) if seen.observed.cpus else None,
             "mems": str(seen.observed.mems) if seen.observed.mems else None,
             "state": found.state(seen),
+            "group": seen.instance.group if seen.instance.managed else None,
+            "exclusive": has_own_cpus(found, seen),
         }
         for seen in found.seen
         if project in (None, seen.instance.key.project)
     ]
+
+
+def has_own_cpus(found: Survey, seen: Seen) -> bool:
+    """Whether the instance was given exclusive CPUs."""
+    answer = found.answer(seen.instance.key)
+    return isinstance(answer, Placement) and answer.exclusive
 
 
 def node_rows(found: Survey) -> list[output.Row]:
@@ -68,6 +81,7 @@ def node_rows(found: Survey) -> list[output.Row]:
 def _tables(found: Survey, rows: list[output.Row]) -> None:
     shown = [row | {"memory": output.show_bytes(row["memory_bytes"])} for row in rows]
     columns = ["name", "vcpus", "memory", "nodes", "cpus", "mems", "state"]
+    columns += [name for name in ("group", "exclusive") if any(row[name] for row in rows)]
     if any(row["project"] != "default" for row in rows):
         columns.insert(0, "project")
     if any(row["type"] != "container" for row in rows):

@@ -56,7 +56,6 @@ def command(
     started = time.perf_counter()
     plan = planner.plan(snapshot, settings.placement)
     elapsed_ms = (time.perf_counter() - started) * 1000
-    plan = replace(plan, warnings=(*plan.warnings, *unused(snapshot)))
     data = plan_document.render_plan(plan, elapsed_ms)
     output.emit(output_format, data, rows(plan), lambda: print_plan(plan), columns=COLUMNS)
     for warning in (*machine.warnings, *plan.warnings):
@@ -87,13 +86,6 @@ def read_documents(machine_file: Path, instances_file: Path, memory: MemoryMode)
         return machine, plan_document.parse_snapshot(read_input(instances_file), machine, memory)
     except ConfigError as error:
         raise named(instances_file, error) from error
-
-
-def unused(snapshot: Snapshot) -> tuple[str, ...]:
-    """What the instances say that decides nothing yet, one sentence each."""
-    if any(one.group is not None or one.avoid or one.device_nodes for one in snapshot.instances):
-        return ("group, avoid and device_nodes are not used by this version",)
-    return ()
 
 
 def rows(plan: Plan) -> list[output.Row]:

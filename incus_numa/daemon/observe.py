@@ -75,6 +75,7 @@ class World:
         self._seen: dict[InstanceKey, Seen] = {}
         self._managed: dict[InstanceKey, None] = {}
         self._stopping: set[InstanceKey] = set()
+        self._shared: set[InstanceKey] = set()
         self._gone: dict[InstanceKey, int] = {}
         self._turns = itertools.count(1)
         self._standing: Standing | None = None
@@ -136,11 +137,13 @@ class World:
             self._resources = None
             log.debug("resources of the server are left out: %s", error)
 
-    def snapshot(self) -> Snapshot:
-        """Everything as last seen."""
+    def snapshot(self, judged: frozenset[InstanceKey] = frozenset()) -> Snapshot:
+        """Everything as last seen. What those to be `judged` ask for counts, whatever was decided before."""
         return Snapshot(
             machine=self.machine,
-            instances=tuple(seen.instance for seen in self._seen.values()),
+            instances=tuple(
+                seen.instance if key in judged else self._counted(seen.instance) for key, seen in self._seen.items()
+            ),
             observed={key: seen.observed for key, seen in self._seen.items()},
         )
 
@@ -148,7 +151,7 @@ class World:
         """A plan for these instances, all others staying as they are, and the snapshot it was made from."""
         seen = [self._seen[key] for key in keys if key in self._seen]
         if len(keys) > 1 or any(one.observed.decided is not None for one in seen):
-            snapshot = self.snapshot()
+            snapshot = self.snapshot(keys)
             return planner.plan(snapshot, self._placement, only=keys), snapshot
         # A start: what all others take is summed up already.
         snapshot = Snapshot(
@@ -243,8 +246,24 @@ class World:
         """The instance is gone or stopped; nothing happens if it was not known."""
         self._seen.pop(key, None)
         self._managed.pop(key, None)
+        self._shared.discard(key)
         if self._standing is not None:
             self._standing.drop(key)
+
+    def share(self, key: InstanceKey, *, shared: bool) -> None:
+        """Note whether others may have the CPUs of an instance that asks for exclusive ones: it was refused."""
+        seen = self._seen.get(key)
+        if seen is None or shared == (key in self._shared):
+            return
+        (self._shared.add if shared else self._shared.discard)(key)
+        if self._standing is not None:
+            self._standing.see(self._counted(seen.instance), seen.observed)
+
+    def _counted(self, instance: Instance) -> Instance:
+        """The instance as it counts where others are planned: with exclusive CPUs only if it was given some."""
+        if instance.key not in self._shared:
+            return instance
+        return replace(instance, demand=replace(instance.demand, exclusive=False))
 
     def decide(self, key: InstanceKey, decided: Decided) -> None:
         """Note a decision, so that everything planned from now on counts it."""
@@ -344,13 +363,13 @@ class World:
         else:
             self._managed.pop(key, None)
         if self._standing is not None and (before is None or before.instance != seen.instance or _moved(before, seen)):
-            self._standing.see(seen.instance, seen.observed)
+            self._standing.see(self._counted(seen.instance), seen.observed)
 
     def _stand(self) -> Standing:
         if self._standing is None:
             self._standing = Standing(self.machine, self._placement)
             for seen in self._seen.values():
-                self._standing.see(seen.instance, seen.observed)
+                self._standing.see(self._counted(seen.instance), seen.observed)
         return self._standing
 
     async def _group(self, raw: ServerInstance) -> Path | None:

@@ -2,6 +2,9 @@
 
 Passes over single instances may overlap: deciding happens without a pause between reading what is known and noting the
 decision, so each sees what the others decided. Steps of one instance are never applied by two passes at a time.
+
+When an instance gets exclusive CPUs, those that have some of them are planned again in the same decision, and their
+CPUs are written beside its own.
 """
 
 from __future__ import annotations
@@ -9,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from weakref import WeakValueDictionary
 
 from incus_numa.applier.protocol import Applier, Target
 from incus_numa.cpuset import NodeSet
+from incus_numa.daemon import owners
 from incus_numa.daemon.observe import Seen, World
 from incus_numa.errors import ReportError, RetryError
 from incus_numa.model.instance import InstanceKey
@@ -31,6 +35,9 @@ PARALLEL_INSTANCES = 16
 
 GIVE_UP_S = 5.0
 """How long a busy server or a start that is not visible yet is tried again within one pass."""
+
+MOST_ROUNDS = 4
+"""How often those in the way of exclusive CPUs are planned again in one decision; the next pass goes on."""
 
 _OWN_EVENT_S = 2.0
 
@@ -59,6 +66,9 @@ class Reconciler:
         self._forbidden: set[InstanceKey] = set()
         self._own_updates: dict[InstanceKey, float] = {}
         self._said = _Said()
+        self._told_owners: set[InstanceKey] = set()
+        self._leaving: set[InstanceKey] = set()
+        self._freed = False
         self.rejected: frozenset[InstanceKey] = frozenset()
 
     async def pass_over_everything(self, *, project: str | None = None, max_moves: int | None = None) -> PassReport:
@@ -71,7 +81,7 @@ class Reconciler:
         wanted = [key for key in self.world.managed() if project in (None, key.project)]
         idle = frozenset(key for key in wanted if not self._lock(key).locked())
         plan = self._decide(idle, max_moves=max_moves)
-        results = await self._settle_all(plan)
+        results = await self._settle_all(plan.placements)
         for key in self.world.released():
             if project in (None, key.project):
                 async with self._lock(key):
@@ -79,6 +89,9 @@ class Reconciler:
         self._forget_gone()
         await self._say_unreadable(plan)
         self._watch_rejections(plan, everything=True)
+        self._say_strangers()
+        # This pass has planned everybody with what is free now.
+        self._freed = False
         skipped = tuple(key for key in wanted if key not in idle)
         return PassReport(plan=plan, results=results, problems=self.world.problems, skipped=skipped)
 
@@ -90,13 +103,18 @@ class Reconciler:
         """
         async with self._lock(key):
             try:
-                return await retrying(lambda: self._pass_over_once(key, starting=starting), give_up_after_s=GIVE_UP_S)
+                report = await retrying(lambda: self._pass_over_once(key, starting=starting), give_up_after_s=GIVE_UP_S)
             except RetryError as error:
                 if starting and self.world.get(key) is None:
                     log.debug("instance=%s does not run: %s", key, error)
                 else:
                     self._said.once(key, f"not placed: {error}; the next pass tries again")
-                return PassReport(problems=(f"{key}: {error}",))
+                report = PassReport(problems=(f"{key}: {error}",))
+        # Without a lock of its own a pass may wait for others' locks.
+        late, self._leaving = self._leaving, set()
+        results = await self._settle_all(self._placements[one] for one in late if one in self._placements)
+        self._say_strangers()
+        return replace(report, results=report.results + results)
 
     async def reassert(self, keys: Iterable[InstanceKey]) -> PassReport:
         """Write the cpusets of instances again that were seen to have drifted. Asks the server nothing.
@@ -142,6 +160,11 @@ class Reconciler:
         """Whether the instance has a placement of ours."""
         return key in self._placements
 
+    def take_freed(self) -> bool:
+        """Whether exclusive CPUs became usable since this was asked: those that have too few may get them now."""
+        freed, self._freed = self._freed, False
+        return freed
+
     def forget_own_updates(self) -> None:
         """The event stream was cut: echoes of our writes were lost, and what comes now is someone else's."""
         self._own_updates.clear()
@@ -159,14 +182,38 @@ class Reconciler:
                 raise RetryError("it was started, but the server does not show it running yet")
             return PassReport()
         if not seen.instance.managed:
-            return PassReport(results=await self._let_go(key))
-        plan = self._decide(frozenset((key,)))
+            results = await self._let_go(key)
+            plan = self._make_room(Plan())
+        else:
+            results, plan = (), self._decide(frozenset((key,)))
         self._watch_rejections(plan, everything=False)
-        results = [result for placement in plan.placements for result in await self._settle(placement)]
-        return PassReport(plan=plan, results=tuple(results))
+        return PassReport(plan=plan, results=results + await self._settle_beside(plan, key))
+
+    async def _settle_beside(self, plan: Plan, key: InstanceKey) -> tuple[StepResult, ...]:
+        """Apply the placement of the instance whose lock is held, and of those that have to leave for it.
+
+        Those that another pass works on wait for the end of this one: waiting for their locks here could be mutual.
+        """
+        others = [one for one in plan.placements if one.key != key]
+        free = [one for one in others if not self._lock(one.key).locked()]
+        self._leaving.update(one.key for one in others if one not in free)
+        own = [self._settle(one) for one in plan.placements if one.key == key]
+        return await _all_of([*own, self._settle_all(free)])
 
     def _decide(self, keys: frozenset[InstanceKey], *, max_moves: int | None = None) -> Plan:
-        """Plan for the keys and note the decisions, in one go."""
+        """Plan for the keys and note the decisions, in one go; also for those in the way of exclusive CPUs."""
+        return self._make_room(self._decide_once(keys, max_moves))
+
+    def _make_room(self, plan: Plan) -> Plan:
+        """The plan, and in it new decisions about those that have exclusive CPUs of others."""
+        for _ in range(MOST_ROUNDS):
+            crowding = owners.crowding(self._placements, (seen.instance for seen in self.world.all_seen()))
+            if not crowding:
+                break
+            plan = _joined(plan, self._decide_once(crowding, None))
+        return plan
+
+    def _decide_once(self, keys: frozenset[InstanceKey], max_moves: int | None) -> Plan:
         plan, snapshot = self.world.plan(keys)
         problems = check.check_plan(plan, snapshot, self.world.placement)
         if problems:
@@ -177,11 +224,20 @@ class Reconciler:
             moves = [placement for placement in plan.placements if placement.moved]
             plan = replace(plan, placements=tuple(one for one in plan.placements if one not in moves[max_moves:]))
         for placement in plan.placements:
+            before = self._placements.get(placement.key)
+            if before is not None and before.exclusive:
+                self._freed |= not (placement.exclusive and before.cpus <= placement.cpus)
             self._placements[placement.key] = placement
+            self.world.share(placement.key, shared=False)
             self.world.decide(placement.key, _decided(placement))
         for rejection in plan.rejections:
-            self._placements.pop(rejection.key, None)
+            self._drop(rejection.key)
+            self.world.share(rejection.key, shared=True)
         return plan
+
+    def _drop(self, key: InstanceKey) -> None:
+        before = self._placements.pop(key, None)
+        self._freed |= before is not None and before.exclusive
 
     async def _say_unreadable(self, plan: Plan) -> None:
         """Say whose cgroup could not be read; one that is just going away is looked at once more and not told."""
@@ -193,19 +249,14 @@ class Reconciler:
             if self._said.lines.get(key) != line and await self.world.look_at(key) is not None:
                 self._said.once(key, line)
 
-    async def _settle_all(self, plan: Plan) -> tuple[StepResult, ...]:
+    async def _settle_all(self, placements: Iterable[Placement]) -> tuple[StepResult, ...]:
         gate = asyncio.Semaphore(PARALLEL_INSTANCES)
 
         async def settle(placement: Placement) -> tuple[StepResult, ...]:
             async with gate:
                 return await self._settle_in_turn(placement)
 
-        # Not a task group: that would wrap the one error that matters here, a server that is gone.
-        done = await asyncio.gather(*(settle(placement) for placement in plan.placements), return_exceptions=True)
-        for failed in done:
-            if isinstance(failed, BaseException):
-                raise failed
-        return tuple(result for results in done if not isinstance(results, BaseException) for result in results)
+        return await _all_of([settle(placement) for placement in placements])
 
     async def _settle_in_turn(self, placement: Placement) -> tuple[StepResult, ...]:
         key = placement.key
@@ -230,6 +281,12 @@ class Reconciler:
         todo = self._steps(placement, seen)
         if seen.etag is None and any(isinstance(step, PatchNodes) for step in todo):
             seen = await self.world.look_at(key)
+            now = self._placements.get(key)
+            if now is not placement:
+                # Somebody who needs its CPUs decided about it meanwhile, and will settle that.
+                if now is not None:
+                    self.world.decide(key, _decided(now))
+                return ()
             self.world.decide(key, decided)
             todo = self._steps(placement, seen) if seen is not None else ()
         if seen is None or not seen.instance.managed or not (todo or self._lacks_mark(seen, decided)):
@@ -247,7 +304,7 @@ class Reconciler:
 
     async def _let_go(self, key: InstanceKey) -> tuple[StepResult, ...]:
         """Unbind the memory of an instance that is no longer managed: the server spreads its CPUs as before."""
-        self._placements.pop(key, None)
+        self._drop(key)
         seen = self.world.get(key)
         if seen is None or seen.instance.managed or seen.marked is None:
             return ()
@@ -308,10 +365,21 @@ class Reconciler:
         for warning in plan.warnings:
             log.debug("%s", warning)
 
+    def _say_strangers(self) -> None:
+        """Say once for each owner of exclusive CPUs who may run on them all the same."""
+        exclusive = {key: one for key, one in self._placements.items() if one.exclusive}
+        self._told_owners &= exclusive.keys()
+        for key in sorted(exclusive.keys() - self._told_owners):
+            seen = ((one.instance, one.observed) for one in self.world.all_seen())
+            line = owners.strangers(exclusive[key], seen, self.rejected)
+            if line is not None:
+                self._told_owners.add(key)
+                log.warning("instance=%s %s", key, line)
+
     def _forget_gone(self) -> None:
         managed = set(self.world.managed())
         for key in [key for key in self._placements if key not in managed]:
-            del self._placements[key]
+            self._drop(key)
         self.rejected &= managed
         self._forbidden &= managed
         self._own_updates = {key: until for key, until in self._own_updates.items() if key in managed}
@@ -323,6 +391,32 @@ class Reconciler:
         if lock is None:
             lock = self._locks[key] = asyncio.Lock()
         return lock
+
+
+async def _all_of(work: Iterable[Awaitable[tuple[StepResult, ...]]]) -> tuple[StepResult, ...]:
+    """The results of all, when all have ended. Raises the first error."""
+    # Not a task group: that would wrap the one error that matters here, a server that is gone.
+    done = await asyncio.gather(*work, return_exceptions=True)
+    for failed in done:
+        if isinstance(failed, BaseException):
+            raise failed
+    return tuple(result for results in done if not isinstance(results, BaseException) for result in results)
+
+
+def _joined(plan: Plan, later: Plan) -> Plan:
+    """Both plans as one; the later decision about an instance counts."""
+    placed = {one.key: one for one in (*plan.placements, *later.placements)}
+    refused = {one.key: one for one in (*plan.rejections, *later.rejections)}
+    for key in {one.key for one in later.placements}:
+        refused.pop(key, None)
+    for key in {one.key for one in later.rejections}:
+        placed.pop(key, None)
+    return Plan(
+        placements=tuple(placed[key] for key in sorted(placed)),
+        rejections=tuple(refused[key] for key in sorted(refused)),
+        node_load=later.node_load or plan.node_load,
+        warnings=tuple(dict.fromkeys((*plan.warnings, *later.warnings))),
+    )
 
 
 def _decided(placement: Placement) -> Decided:

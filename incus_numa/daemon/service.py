@@ -293,6 +293,8 @@ class Service:
             if starting:
                 await asyncio.sleep(START_LEAD_S)
             await self._guarded(self._reconciler.pass_over(key, starting=starting))
+            if self._reconciler.take_freed():
+                self._triggers.look_at_everything()
             self._watch_group(key)
             self._say_status()
         finally:

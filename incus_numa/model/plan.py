@@ -41,7 +41,8 @@ class Proof:
 class Placement:
     """Where an instance belongs. `mems` is None when its memory is not bound; `reason` is a sentence.
 
-    `exclusive` CPUs are nobody else's. `proof` is None where nodes were not searched for: kept or pinned.
+    `exclusive` CPUs are nobody else's. `proof` is None where the nodes are not what a search for them alone found: kept,
+    pinned, or changed together with others.
     """
 
     key: InstanceKey

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.plan import Placement, Plan
@@ -27,7 +27,21 @@ def check_plan(plan: Plan, snapshot: Snapshot, settings: PlacementSettings) -> t
                 placement, snapshot, instance.demand.pinned_cpus or _usable_in(usable, placement.nodes)
             )
         )
-    return tuple(problems)
+    return (*problems, *_check_exclusive(plan.placements))
+
+
+def _check_exclusive(placements: Sequence[Placement]) -> Iterator[str]:
+    """Exclusive CPUs that are not only their owner's."""
+    once = several = 0
+    for placement in placements:
+        several |= once & placement.cpus.mask
+        once |= placement.cpus.mask
+    for owner in placements:
+        if owner.exclusive and owner.cpus.mask & several:
+            for other in placements:
+                shared = owner.cpus & other.cpus
+                if shared and other.key != owner.key:
+                    yield f"{owner.key}: exclusive CPUs {shared} are {other.key}'s, too"
 
 
 def _usable_in(usable: Mapping[int, CpuSet], nodes: NodeSet) -> CpuSet:

@@ -99,9 +99,9 @@ class Desk:
                 nodes = self.machine.nodes_of(cpus)
         mask = nodes.mask & self.ledger.nodes.mask if nodes is not None else 0
         found = self._commitment(instance, mask or self.ledger.nodes.mask, 0 if cpus is None else cpus.mask)
-        if decided is None and pinned is None and (found.exclusive or found.firm):
+        if decided is None and pinned is None and found.chosen:
             # What the server chose is neither kept for it nor kept free by others.
-            found = found._replace(exclusive=False, firm=False)
+            found = found._replace(exclusive=False, firm=False, chosen=False)
         # Else one instance that is too large for the machine would keep all others out.
         return found if mask else found._replace(memory_bytes=0, hugepages=(), anywhere=True)
 
@@ -114,7 +114,9 @@ class Desk:
         if measured:
             # Measured load counts where it is known and larger.
             weight = max(weight, measured.get(instance.key, 0.0))
-        chosen = instance.managed and instance.policy is not Policy.NONE
+        # One that asks for CPUs of its own which it cannot have, as a pin does, is refused and has none.
+        counted = demand.vcpus is not None and demand.pinned_cpus is None
+        chosen = instance.managed and instance.policy is not Policy.NONE and counted
         return Commitment(
             nodes,
             cpus,
@@ -122,9 +124,10 @@ class Desk:
             demand.memory_bytes or 0,
             _hugepages(instance) if demand.hugepages else (),
             chosen and demand.exclusive and bool(cpus),
-            chosen and demand.vcpus is not None and demand.pinned_cpus is None,
+            chosen,
             demand.pinned_cpus is not None,
             instance.policy is Policy.NONE,
+            instance.managed,
         )
 
     def placement(

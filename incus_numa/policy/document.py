@@ -1,4 +1,4 @@
-"""Reads `plan --instances` and writes `plan --format json` (formats: interface.md of the project, docs/commands.md).
+"""Reads `plan --instances` and writes `plan --format json` (formats: docs/commands.md).
 
 Pure: text to values and values to plain JSON. Called by the `plan` command.
 """

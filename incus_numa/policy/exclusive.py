@@ -1,8 +1,9 @@
 """Exclusive CPUs (`user.numa.exclusive=true`): an instance has its CPUs for itself.
 
-CPUs are given away only as far as every other instance that we place keeps as many CPUs on each of its nodes as it has:
-which ones they are may change, the nodes do not. Pinned CPUs are never given away. Unmanaged instances go where the
-server lets them, which nobody can keep off.
+CPUs are given away only as far as those that we placed do not need them: one that asks for a number of CPUs keeps as
+many on each of its nodes as it has, any other at least one on each of its nodes, and one that has the whole machine at
+least one of that. Which ones they are may change, the nodes do not. Pinned CPUs are never given away. Unmanaged
+instances go where the server lets them, which nobody can keep off.
 """
 
 from __future__ import annotations
@@ -43,11 +44,10 @@ def stay(desk: Desk, owners: Sequence[Instance], keepers: Keepers) -> set[Instan
 
 def _may_have(ledger: Ledger, nodes: NodeSet, cpus: CpuSet) -> bool:
     """Whether nobody else needs any of the CPUs, which are usable ones of the nodes."""
-    free = _without_pinned(ledger)
-    room, mask = _spare(free), cpus.mask
-    here = {node: free.usable[node].mask & mask for node in nodes}
+    room, mask = _spare(ledger), cpus.mask & ~_pinned(ledger)
+    here = {node: ledger.usable[node].mask & mask for node in nodes}
     return (
-        sum(here.values()) == mask
+        sum(here.values()) == cpus.mask
         and all(own.bit_count() <= room[node] for node, own in here.items())
         and (len(cpus) < ledger.total_cpus or not _anybody_everywhere(ledger))
     )
@@ -56,13 +56,15 @@ def _may_have(ledger: Ledger, nodes: NodeSet, cpus: CpuSet) -> bool:
 def find(desk: Desk, owner: Instance) -> tuple[Candidate, CpuSet] | Rejection:
     """Nodes and CPUs for an instance that is not counted, or its refusal."""
     asked = owner.demand.vcpus or 1
-    free = _without_pinned(desk.ledger)
-    room = _spare(free)
+    free, room = _without_pinned(desk.ledger), _spare(desk.ledger)
     usable = {node: CpuSet.from_mask(_lowest(own.mask, room[node])) for node, own in free.usable.items()}
     reduced = replace(desk, ledger=free.with_cpus(usable))
     if reduced.ledger.total_cpus < asked or (asked == desk.ledger.total_cpus and _anybody_everywhere(desk.ledger)):
         return _refusal(owner, room, desk.empty.total_cpus)
-    found = RULES[owner.policy].find(reduced, owner, reduced.need(owner))
+    rule = RULES[owner.policy]
+    found = rule.find(reduced, owner, reduced.need(owner))
+    if isinstance(found, Rejection) and owner.demand.memory_is_usage:
+        found = rule.find(reduced, owner, reduced.firm_need(owner))
     if isinstance(found, Rejection):
         return found
     shares = cpus.even_shares(reduced.ledger, found.nodes, asked)
@@ -71,17 +73,20 @@ def find(desk: Desk, owner: Instance) -> tuple[Candidate, CpuSet] | Rejection:
 
 
 def _spare(ledger: Ledger) -> dict[int, int]:
-    """How many CPUs of each node no other instance needs."""
-    needed = dict.fromkeys(ledger.usable, 0)
+    """How many CPUs of each node no other instance needs. Others than their owners may share pinned CPUs, too."""
+    needed, pinned = dict.fromkeys(ledger.usable, 0), _pinned(ledger)
     of_node = {node.id: node.cpus.mask for node in ledger.machine.nodes}
     for entry in ledger.entries.values():
-        if entry.exclusive or entry.pinned or entry.anywhere:
+        if entry.exclusive or entry.pinned or entry.anywhere or not entry.chosen:
             continue
         for node in needed:
             if entry.nodes >> node & 1:
                 own = (entry.cpus & of_node[node]).bit_count() if entry.firm else 1
                 needed[node] = max(needed[node], own)
-    return {node: max(0, len(usable) - needed[node]) for node, usable in ledger.usable.items()}
+    return {
+        node: max(0, min((usable.mask & ~pinned).bit_count(), len(usable) - needed[node]))
+        for node, usable in ledger.usable.items()
+    }
 
 
 def _anybody_everywhere(ledger: Ledger) -> bool:

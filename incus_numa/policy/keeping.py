@@ -30,7 +30,8 @@ class Keepers:
     def _rooms(self) -> Mapping[int | None, Rooms]:
         """By page size; None is ordinary memory."""
         own, every = self._desk.empty.fork(), self._desk.ledger.nodes
-        rooms: dict[int | None, Rooms] = {None: own.rooms, **own.huge}
+        rooms: dict[int | None, Rooms] = {None: own.rooms}
+        rooms.update((page, huge) for page, huge in own.huge.items())
         for instance in self._others:
             decided = self._desk.observed(instance).decided
             if instance.managed and instance.demand.pinned_cpus is None and decided is not None:

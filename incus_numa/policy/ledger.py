@@ -41,7 +41,7 @@ class Commitment(NamedTuple):
 
     `hugepages` are bytes by page size. `exclusive` CPUs are usable by nobody else while they are committed; `firm`
     says that the instance is to have as many CPUs as it has on each node, `pinned` that it has to have these;
-    `anywhere` that its nodes are not known or not chosen.
+    `anywhere` that its nodes are not known or not chosen; `chosen` that we chose them, so it needs a CPU on each.
     """
 
     nodes: int
@@ -53,6 +53,7 @@ class Commitment(NamedTuple):
     firm: bool = False
     pinned: bool = False
     anywhere: bool = False
+    chosen: bool = False
 
 
 class Ledger:

@@ -38,19 +38,23 @@ def plan(snapshot: Snapshot, settings: PlacementSettings, *, only: frozenset[Ins
     keys = {one.key for one in free}
     owners = [one for one in free if one.demand.exclusive]
     sharers = [one for one in free if not one.demand.exclusive]
-    keepers = keeping.Keepers(desk, (one for one in instances if one.key not in keys))
-    owning = exclusive.stay(desk, _largest_first(owners), keepers)
+    others = [one for one in instances if one.key not in keys]
+    keepers = keeping.Keepers(desk, others)
+    owning = _stay_with_theirs(desk, owners, sharers, keepers, others) if owners else set[InstanceKey]()
     staying = keepers.stay(sharers)
     waiting = [one for one in sharers if one.key not in staying]
     for instance in waiting:
         desk.ledger.release(instance.key)
+    kept = [one for one in sharers if one.key in staying]
+    if len(owning) < len(owners):
+        # CPUs are given away beside those that will be had, which may be others than those that are had now.
+        for instance in kept:
+            keeping.keep(desk, instance)
     answers |= _own(desk, owners, owning)
-    for instance in sharers:
-        if instance.key in staying:
-            answers[instance.key] = keeping.keep(desk, instance)
+    answers |= {instance.key: keeping.keep(desk, instance) for instance in kept}
     answers |= _place_all(desk, waiting)
     _narrow(desk, sharers, answers)
-    _spread_out(desk, [*waiting, *(one for one in sharers if one.key in staying)], answers)
+    _spread_out(desk, [*waiting, *kept], answers)
     answers |= {instance.key: _pinned(desk, instance) for instance in pinned}
     return _assemble(desk, answers, judged)
 
@@ -89,6 +93,28 @@ def _sort_out(desk: Desk, judged: Iterable[Instance]) -> tuple[Answers, list[Ins
         else:
             free.append(instance)
     return answers, pinned, free
+
+
+def _stay_with_theirs(
+    desk: Desk,
+    owners: Iterable[Instance],
+    sharers: Iterable[Instance],
+    keepers: keeping.Keepers,
+    others: Iterable[Instance],
+) -> set[InstanceKey]:
+    """The owners that keep their CPUs beside those who would stay if nobody had any; the others are not counted."""
+    for owner in owners:
+        desk.ledger.release(owner.key)
+    staying = keeping.Keepers(desk, others).stay(sharers)
+    leaving = [one for one in sharers if one.key not in staying]
+    for instance in leaving:
+        desk.ledger.release(instance.key)
+    for owner in owners:
+        desk.commit_as_is(owner)
+    owning = exclusive.stay(desk, _largest_first(owners), keepers)
+    for instance in leaving:
+        desk.commit_as_is(instance)
+    return owning
 
 
 def _largest_first(owners: Iterable[Instance]) -> list[Instance]:

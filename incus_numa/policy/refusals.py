@@ -28,7 +28,7 @@ def refuse(desk: Desk, instance: Instance) -> Rejection | None:
             detail = f"limits.cpu asks for CPUs {pinned}, which belong to no node"
             return Rejection(key=instance.key, reason=Reason.BAD_PIN, detail=detail)
         return None
-    return None if desk.ledger.total_cpus else no_cpus(desk, instance)
+    return None if desk.empty.total_cpus else no_cpus(desk, instance)
 
 
 def no_cpus(desk: Desk, instance: Instance) -> Rejection:

@@ -3,10 +3,12 @@
 All of it is what each node adds to the cost of a set that has it (see scoring):
 
 device_weight * the mean distance to the nodes of its devices;
-group_weight  * the mean distance to the members of its group that have a place, every member counting the same;
+group_weight  * the mean distance to the members of its group that have a place, every member counting the same,
+              but for members that it is to be kept apart from, as replicas are: these do not pull;
 avoid_weight  where an instance runs that one of the two wants to avoid.
 
-Distances are relative: 0 for the node itself, 1 for each local distance (10) on top of it, both directions' mean.
+A distance is 0 for the node itself, else the kernel's over the local one (12 is 1.2), both directions' mean. So leaving
+the node costs more than any load up to a full node, and then the near ones come first.
 """
 
 from __future__ import annotations
@@ -64,11 +66,12 @@ class Ties:
         devices = list(instance.device_nodes & ledger.nodes)
         if devices:
             _add_distance(added, far, devices, settings.device_weight)
-        mates = [mask for mask in self._masks(self._mates(instance), instance.key, ledger) if mask]
+        avoided = self._avoided(instance)
+        mates = [mask for mask in self._masks(self._mates(instance) - avoided, instance.key, ledger) if mask]
         for mask in mates:
             _add_distance(added, far, list(bits(mask)), settings.group_weight / len(mates))
         taken = 0
-        for mask in self._masks(self._avoided(instance), instance.key, ledger):
+        for mask in self._masks(avoided, instance.key, ledger):
             taken |= mask
         for node in bits(taken):
             added[node] += settings.avoid_weight
@@ -94,7 +97,8 @@ class Ties:
 def _add_distance(
     added: dict[int, float], far: Mapping[int, Mapping[int, float]], targets: list[int], weight: float
 ) -> None:
-    """Add the mean relative distance of each node to the targets; `far` has both directions' sum."""
+    """Add the mean distance of each node to the targets; `far` has both directions', each less one local distance."""
     for node in added:
         row = far[node]
-        added[node] += weight * sum(row[target] for target in targets) / (2 * len(targets))
+        total = sum(row[target] / 2 + 1 for target in targets if target != node)
+        added[node] += weight * total / len(targets)

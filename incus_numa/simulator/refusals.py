@@ -44,7 +44,8 @@ _SAFE_VOLATILE = frozenset({"volatile.apply_template", "volatile.base_image", "v
 _FREE = re.compile(r"(user|environment|image|linux\.sysctl|limits\.kernel)\.")
 _DEVICE_VOLATILE = re.compile(r"volatile\.[^.]+\.(hwaddr|apply_quota|host_name|last_state\..*)\Z")
 _KNOWN = re.compile(
-    r"(limits\.(cpu(\.allowance|\.nodes|\.priority)?|memory(\..+)?|processes|disk\.priority)"
+    r"(limits\.(cpu(\.allowance|\.nodes|\.priority)?|memory(\..+)?|processes|disk\.priority"
+    r"|hugepages\.(64KB|1MB|2MB|1GB))"
     r"|(boot|security|raw|migration|snapshots|cloud-init|cluster|nvidia|agent)\..+)\Z"
 )
 _CPU_SET = re.compile(r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*\Z")

@@ -12,7 +12,10 @@ from collections import defaultdict
 from pathlib import Path
 
 from incus_numa.cpuset import CpuSet, IdSet, NodeSet
-from incus_numa.model.machine import Cpu, Machine, Node
+from incus_numa.model.machine import CoreKind, Cpu, Machine, Node
+
+_COUNTERS = {CoreKind.PERFORMANCE: "cpu_core", CoreKind.EFFICIENCY: "cpu_atom"}
+"""The performance counters of each kind of cores, as Intel's hybrid machines have them."""
 
 
 def write_sysfs(root: Path, machine: Machine) -> None:
@@ -37,6 +40,9 @@ def write_online(root: Path, machine: Machine, online: CpuSet) -> None:
             _clear_cpu(root, cpu)
     for node in machine.nodes:
         _write_node(root, machine, node, online)
+    for kind, name in _COUNTERS.items():
+        if machine.cpus_by_kind:
+            put(root / f"devices/{name}/cpus", f"{machine.cpus_by_kind.get(kind, CpuSet()) & online}\n")
 
 
 def write_procfs(root: Path, machine: Machine) -> None:
@@ -135,6 +141,8 @@ def _write_node(root: Path, machine: Machine, node: Node, online: CpuSet) -> Non
         put(folder / "distance", " ".join(str(distance) for distance in distances) + "\n")
     if node.memory_bytes is None:
         return
+    for size, amount in node.hugepages.items():
+        put(folder / f"hugepages/hugepages-{size >> 10}kB/nr_hugepages", f"{amount // size}\n")
     free = node.memory_bytes if node.free_bytes is None else node.free_bytes
     rows = (("MemTotal", node.memory_bytes), ("MemFree", free), ("MemUsed", node.memory_bytes - free))
     put(folder / "meminfo", "".join(f"Node {node.id} {name + ':':<12} {size >> 10:>12} kB\n" for name, size in rows))

@@ -10,7 +10,7 @@ import pytest
 
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.host.cgroup import CgroupFiles
-from incus_numa.model.machine import Machine, Node
+from incus_numa.model.machine import CoreKind, Machine, Node
 from incus_numa.simulator import trees
 from incus_numa.topology import sysfs
 from tests import builders
@@ -27,6 +27,19 @@ def with_memory_only_node() -> Machine:
     return replace(machine, nodes=(*near, far))
 
 
+def with_hugepages() -> Machine:
+    machine = builders.machine(nodes=2)
+    pages: tuple[dict[int, int], ...] = ({2 << 20: 1 << 30, 1 << 30: 2 << 30}, {})
+    nodes = (replace(node, hugepages=own) for node, own in zip(machine.nodes, pages, strict=True))
+    return replace(machine, name="hugepages", nodes=tuple(nodes))
+
+
+def with_two_kinds_of_cores() -> Machine:
+    machine = builders.machine(nodes=2)
+    kinds = {True: CoreKind.PERFORMANCE, False: CoreKind.EFFICIENCY}
+    return replace(machine, name="hybrid", cpus=tuple(replace(cpu, kind=kinds[cpu.id < 6]) for cpu in machine.cpus))
+
+
 @pytest.mark.parametrize(
     "machine",
     [
@@ -34,6 +47,8 @@ def with_memory_only_node() -> Machine:
         builders.machine(isolated="2-3"),
         builders.machine(nodes=24, cpus_per_node=16, nodes_per_socket=12),
         with_memory_only_node(),
+        with_hugepages(),
+        with_two_kinds_of_cores(),
     ],
     ids=lambda machine: machine.name,
 )

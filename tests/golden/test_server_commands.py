@@ -60,6 +60,37 @@ def shown(result: Result) -> str:
     return "\n".join([*lines, *errors, f"exit code: {result.code}"]) + "\n"
 
 
+@pytest.fixture
+async def tied() -> AsyncIterator[Path]:
+    async with simulated.host(QUIET) as host:
+        await _populate_tied(host.simulator)
+        yield write_config(host.simulator)
+
+
+async def _populate_tied(simulator: Simulator) -> None:
+    """A group and one that avoids it; exclusive CPUs on which an unmanaged instance runs; some that do not exist."""
+    own = {"limits.cpu": "2", "limits.memory": "1GiB", "user.numa.exclusive": "true", **BALANCED}
+    group = {"limits.cpu": "1", "limits.memory": "1GiB", "user.numa.group": "web", **BALANCED}
+    await _start(simulator, "own", "1", "4-5", own)
+    await _start(simulator, "greedy", "0", "0-3", {**own, "limits.cpu": "16"})
+    await _start(simulator, "web1", "2", "8", group)
+    await _start(simulator, "web2", "2", "10", group)
+    avoids = {"user.numa.avoid": "web,own", "user.numa.cores": "performance"}
+    await _start(simulator, "batch", "3", "12", {"limits.cpu": "1", "limits.memory": "1GiB", **avoids, **BALANCED})
+    pages = {"limits.cpu": "1", "limits.memory": "1GiB", "limits.hugepages.2MB": "512MiB", **BALANCED}
+    await _start(simulator, "paged", "3", "14", pages)
+    await _start(simulator, "loose", None, "0-15", {"limits.memory": "1GiB"})
+
+
+async def test_groups_and_exclusive_cpus(tied: Path, golden: Golden) -> None:
+    for name in ("own", "greedy", "web1", "batch", "paged"):
+        golden(f"explain-tied-{name}.txt", shown(await run_beside("explain", name, "--config", tied)))
+    golden("list-tied.txt", shown(await run_beside("list", "--config", tied)))
+    golden("check-tied.txt", shown(await run_beside("check", "--config", tied)))
+    golden("rebalance-tied.txt", shown(await run_beside("rebalance", "--config", tied)))
+    golden("list-tied-after.txt", shown(await run_beside("list", "--config", tied)))
+
+
 async def test_list(config: Path, golden: Golden) -> None:
     for name, words in {"list.txt": (), "list.json": ("-f", "json"), "list.csv": ("-f", "csv")}.items():
         golden(name, shown(await run_beside("list", "--config", config, *words)))

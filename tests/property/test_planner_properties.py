@@ -19,7 +19,7 @@ from incus_numa.policy import planner, steps
 from incus_numa.policy.check import check_plan
 from incus_numa.settings import PlacementSettings
 from tests import strategies
-from tests.builders import instance, machine, settled, snapshot
+from tests.builders import LARGE_PAGE, SMALL_PAGE, instance, machine, settled, snapshot
 
 SETTINGS = PlacementSettings()
 PLENTY = 1 << 90
@@ -41,7 +41,17 @@ def flows(sizes: Mapping[int, int], loads: Iterable[tuple[frozenset[int], int]])
 
 
 def sizes_of(host: Machine) -> dict[int, int]:
-    return {node.id: PLENTY if node.memory_bytes is None else node.memory_bytes for node in host.nodes}
+    """Memory for instances: what is set aside for huge pages and kept for the host is not."""
+    return {
+        node.id: PLENTY
+        if node.memory_bytes is None
+        else node.memory_bytes - sum(node.hugepages.values()) - node.reserved_bytes
+        for node in host.nodes
+    }
+
+
+def pages_of(host: Machine, size: int) -> dict[int, int]:
+    return {node.id: node.hugepages.get(size, 0) for node in host.nodes}
 
 
 def apply(before: Snapshot, plan: Plan) -> Snapshot:
@@ -87,9 +97,12 @@ def reference_cost(
     far = max(known, default=10)
     pairs = [host.node_by_id[a].distances.get(b, far) / 10 - 1 for a in nodes for b in nodes if a != b]
     weight = one.demand.weight * cpus / (one.demand.vcpus or 1)
-    loads = [load.get(node, 0.0) for node in nodes if usable(host)[node]]
+    own = usable(host)
+    loads = [load.get(node, 0.0) for node in nodes if own[node]]
     mean = sum(pairs) / len(pairs) if pairs else 0.0
-    total = SETTINGS.load_weight * (max(loads) + weight / have) + SETTINGS.distance_weight * mean
+    committed = sum(load.get(node, 0.0) * len(cpus) for node, cpus in own.items())
+    full, highest = max(1.0, (committed + weight) / sum(map(len, own.values()))), max(loads) + weight / have
+    total = SETTINGS.load_weight * (highest + 9 * max(0.0, highest - full)) + SETTINGS.distance_weight * mean
     return round(total, 9)
 
 
@@ -172,7 +185,7 @@ def test_one_plan_is_enough_wherever_instances_are_found(state: Snapshot) -> Non
 
 @given(strategies.snapshots(), strategies.instances("new"))
 def test_adding_an_instance_never_changes_another(state: Snapshot, new: Instance) -> None:
-    assume(not (new.managed and new.demand.pinned_cpus) and new.managed)
+    new = replace(new, managed=True, demand=replace(new.demand, pinned_cpus=None, exclusive=False))
     before = apply(state, planner.plan(state, SETTINGS))
     old = where(planner.plan(before, SETTINGS))
     plan = planner.plan(replace(before, instances=(*before.instances, new)), SETTINGS)
@@ -186,7 +199,31 @@ def test_not_even_an_unmanaged_or_pinned_instance_moves_another(state: Snapshot,
     ids = NodeSet([state.machine.nodes[0].id])
     observed = {**before.observed, new.key: Observed(nodes=ids, cpus=state.machine.nodes[0].cpus or None)}
     plan = planner.plan(replace(before, instances=(*before.instances, new), observed=observed), SETTINGS)
+    # Exclusive CPUs that are pinned now are exclusive no longer, so their owner has to go.
+    pinned = new.demand.pinned_cpus or CpuSet()
+    owners = {one.key for one in state.instances if one.managed and one.demand.exclusive}
+    assume(not any(key in owners and seen.cpus and seen.cpus & pinned for key, seen in before.observed.items()))
     assert not any(one.moved for one in plan.placements)
+
+
+@given(strategies.snapshots(), strategies.instances("new"), st.integers(1, 6))
+def test_adding_an_owner_of_cpus_leaves_others_their_nodes_and_as_many_cpus(
+    state: Snapshot, new: Instance, vcpus: int
+) -> None:
+    demand = replace(new.demand, vcpus=vcpus, pinned_cpus=None, exclusive=True)
+    new = replace(new, managed=True, policy=Policy.BALANCED, demand=demand)
+    before = apply(state, planner.plan(state, SETTINGS))
+    plan = planner.plan(replace(before, instances=(*before.instances, new)), SETTINGS)
+    counted = {one.key for one in state.instances if one.demand.vcpus is not None and one.policy is not Policy.NONE}
+
+    def kept(one: Plan) -> dict[InstanceKey, tuple[NodeSet, int]]:
+        return {
+            place.key: (place.nodes, len(place.cpus) if place.key in counted else 0)
+            for place in one.placements
+            if place.key != new.key
+        }
+
+    assert kept(plan) == kept(planner.plan(before, SETTINGS))
 
 
 @given(strategies.snapshots())
@@ -269,6 +306,42 @@ def test_accepted_memory_always_fits_the_nodes(state: Snapshot) -> None:
     size = {one.key: one.demand.memory_bytes or 0 for one in state.instances}
     assume(not plan.rejections)
     assert flows(sizes_of(state.machine), [(frozenset(one.nodes), size[one.key]) for one in plan.placements])
+
+
+@given(strategies.snapshots())
+def test_memory_and_huge_pages_are_never_overcommitted_in_any_mix(state: Snapshot) -> None:
+    plan, by_key = planner.plan(state, SETTINGS), {one.key: one for one in state.instances}
+    firm = [
+        (frozenset(place.nodes), by_key[place.key].demand)
+        for place in plan.placements
+        if by_key[place.key].policy is not Policy.NONE and by_key[place.key].demand.pinned_cpus is None
+    ]
+    limits = [(nodes, 0 if one.memory_is_usage else one.memory_bytes or 0) for nodes, one in firm]
+    assert flows(sizes_of(state.machine), limits)
+    for size in (SMALL_PAGE, LARGE_PAGE):
+        assert flows(pages_of(state.machine, size), [(nodes, one.hugepages.get(size, 0)) for nodes, one in firm])
+
+
+@given(strategies.snapshots(), st.sampled_from(["spread", "pack"]))
+def test_exclusive_cpus_are_nobody_elses_and_what_is_left_is_shared_evenly(state: Snapshot, smt: str) -> None:
+    plan = planner.plan(state, replace(SETTINGS, smt="pack" if smt == "pack" else "spread"))
+    by_key = {one.key: one for one in state.instances}
+    owned = [cpu for place in plan.placements if place.exclusive for cpu in place.cpus]
+    assert len(owned) == len(set(owned))
+    left = {node: cpus - set(owned) for node, cpus in usable(state.machine).items()}
+    pinned = {cpu for one in by_key.values() for cpu in one.demand.pinned_cpus or ()}
+    for place in plan.placements:
+        demand, mine = by_key[place.key].demand, set(place.cpus)
+        if place.exclusive:
+            assert len(mine) == demand.vcpus
+        elif demand.pinned_cpus is None:
+            assert mine
+            assert not mine & set(owned)
+        # More of an owner's CPUs would be on a node that still has some that nobody else may need for himself.
+        free = {node: left[node] - (pinned if place.exclusive else mine) for node in place.nodes}
+        used = {node: len(mine & usable(state.machine)[node]) for node in place.nodes}
+        if demand.pinned_cpus is None:
+            assert all(not free[node] or amount >= max(used.values()) - 1 for node, amount in used.items())
 
 
 @given(strategies.snapshots(plain=True, max_instances=4))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from incus_numa.model.instance import Demand, Instance, InstanceKey
+from incus_numa.model.machine import Machine
 from incus_numa.model.snapshot import Decided, Observed, Snapshot
 from incus_numa.policy import planner
 from incus_numa.policy.desk import Standing
 from incus_numa.settings import PlacementSettings
+from tests import strategies
 from tests.builders import GIB, machine
 
 SETTINGS = PlacementSettings()
@@ -26,14 +29,31 @@ def _instance(name: str, vcpus: int, gib: int) -> Instance:
 
 @given(changes, sizes, st.integers(0, 3))
 def test_a_new_instance_is_placed_the_same_from_sums_as_from_the_whole_snapshot(
-    history: list[tuple[str, int, int, bool]], vcpus: int, gib: int
+    events: list[tuple[str, int, int, bool]], vcpus: int, gib: int
 ) -> None:
-    host = machine(nodes=4, cpus_per_node=8)
+    history = [(_instance(name, size, memory), stays) for name, size, memory, stays in events]
+    check(machine(nodes=4, cpus_per_node=8), history, _instance("new", vcpus, gib))
+
+
+@given(strategies.machines(max_nodes=4).flatmap(strategies.equipped), st.data())
+def test_ties_huge_pages_policies_and_exclusive_cpus_change_nothing_about_that(
+    host: Machine, data: st.DataObject
+) -> None:
+    ids = list(host.node_by_id)
+    history = [
+        (data.draw(strategies.instances(name, device_nodes=ids)), data.draw(st.booleans()))
+        for name in data.draw(st.lists(st.sampled_from("abcd"), max_size=6))
+    ]
+    new = replace(data.draw(strategies.instances("new", device_nodes=ids)), managed=True)
+    check(host, history, new)
+
+
+def check(host: Machine, history: Sequence[tuple[Instance, bool]], new: Instance) -> None:
+    """Instances come (or go where the flag is not set) and are placed; then the new one is, in both ways."""
     standing = Standing(host, SETTINGS)
     instances: dict[InstanceKey, Instance] = {}
     observed: dict[InstanceKey, Observed] = {}
-    for name, size, memory, stays in history:
-        one = _instance(name, size, memory)
+    for one, stays in history:
         if not stays:
             instances.pop(one.key, None)
             observed.pop(one.key, None)
@@ -46,7 +66,6 @@ def test_a_new_instance_is_placed_the_same_from_sums_as_from_the_whole_snapshot(
             decided = Decided(nodes=placed.nodes, cpus=placed.cpus)
             observed[one.key] = Observed(nodes=placed.nodes, cpus=placed.cpus, decided=decided)
         standing.see(one, observed.get(one.key, Observed()))
-    new = replace(_instance("new", vcpus, gib))
     whole = Snapshot(machine=host, instances=(*instances.values(), new), observed=observed)
     alone = Snapshot(machine=host, instances=(new,))
     standing.see(new, Observed())

@@ -11,12 +11,12 @@ import pytest
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.machine import Machine
-from incus_numa.policy import candidates
+from incus_numa.policy import candidates, planner
 from incus_numa.policy.field import Need
 from incus_numa.policy.ledger import Commitment, Ledger, usable_cpus
 from incus_numa.policy.rooms import Rooms
 from incus_numa.settings import PlacementSettings
-from tests.builders import machine
+from tests.builders import SMALL_PAGE, instance, machine, snapshot
 
 SETTINGS = PlacementSettings()
 
@@ -164,3 +164,111 @@ def test_an_overfull_node_does_not_take_room_from_others() -> None:
     rooms.add(0b11, 4)
     assert rooms.holds(0b10, 6)
     assert not rooms.holds(0b10, 7)
+
+
+def scattered(seed: int, count: int, near: frozenset[int] = frozenset()) -> Machine:
+    """Four CPUs on each node, at distances of which none is like another; those between `near` nodes are all 11."""
+    random, host = Random(seed), machine(nodes=count)
+    far = {(a, b): 11 if {a, b} <= near else random.randrange(12, 60) for a in range(count) for b in range(a)}
+    nodes = tuple(
+        replace(node, distances={b: far.get((node.id, b), far.get((b, node.id), 10)) for b in range(count)})
+        for node in host.nodes
+    )
+    return replace(host, nodes=nodes)
+
+
+DISTANT = replace(SETTINGS, distance_weight=5.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_set_costs_less_than_the_bound_and_the_answer_no_less_than_the_best(seed: int) -> None:
+    host, random = scattered(seed, 18), Random(seed)
+    ledger = ledger_of(host, *((1 << node, random.choice([1.0, 2.0, 3.0]), 0) for node in range(18)))
+    need = Need(cpus=36, weight=36.0)
+    found = candidates.best(ledger, need, DISTANT)
+    assert found is not None
+    assert found.least_width == len(found.nodes) == 9
+    best = least_cost(ledger, need, 9)
+    assert found.bound <= best + 1e-6
+    assert best <= found.cost + 1e-6
+    assert found.bound < found.cost or found.cost == pytest.approx(best)
+
+
+def least_cost(ledger: Ledger, need: Need, width: int) -> float:
+    """The least cost of all sets of a width, of nodes that have all the same number of CPUs."""
+    nodes, far, full = list(ledger.nodes), ledger.machine.remoteness, ledger.full_with(need.weight)
+    each = need.weight / (width * ledger.cpu_count[nodes[0]])
+    best = float("inf")
+    for chosen in combinations(nodes, width):
+        load = max(ledger.node_load[node] for node in chosen) + each
+        pairs = sum(far[a][b] for a, b in combinations(chosen, 2)) / (width * (width - 1))
+        best = min(best, load + 9 * max(0.0, load - full) + DISTANT.distance_weight * pairs)
+    return best
+
+
+def test_a_search_that_is_cut_says_between_which_costs_the_best_is() -> None:
+    near = frozenset(range(1, 64, 2))
+    host = scattered(1, 64, near)
+    random = Random(1)
+    ledger = ledger_of(host, *((1 << node, random.choice([1.0, 1.1, 1.2]), 0) for node in range(64)))
+    need = Need(cpus=4 * 30, weight=120.0)
+    found = candidates.best(ledger, need, DISTANT)
+    assert found is not None
+    # Some set costs no more than the best one of the near nodes.
+    known = min(candidates.cost(ledger, need, NodeSet(sorted(near)[first : first + 30]), DISTANT) for first in range(3))
+    assert found.bound < found.cost
+    assert found.bound <= known
+    assert found.least_width == len(found.nodes) == 30
+
+
+def test_a_placement_carries_what_was_proved_and_its_reason_says_where_the_search_was_cut() -> None:
+    host = scattered(1, 64)
+    cut = planner.plan(snapshot(host, instance("x", vcpus=4 * 30)), DISTANT).placements[0]
+    assert cut.proof is not None
+    assert cut.proof.bound < cut.proof.cost
+    assert cut.proof.least_width == len(cut.nodes) == 30
+    assert cut.reason.endswith(
+        f"; the search was cut: cost {cut.proof.cost:.4g}, no set costs less than {cut.proof.bound:.4g}"
+    )
+    complete = planner.plan(snapshot(machine(), instance("x", vcpus=6)), DISTANT).placements[0]
+    assert complete.proof is not None
+    assert complete.proof.bound == complete.proof.cost
+    assert "cut" not in complete.reason
+
+
+def test_what_is_kept_or_pinned_was_not_searched_for() -> None:
+    first = planner.plan(snapshot(machine(), instance("x", pinned="1"), instance("p", vcpus=1)), SETTINGS)
+    assert [one.proof is None for one in first.placements] == [False, True]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_set_of_fewer_nodes_than_the_least_width_fits(seed: int) -> None:
+    random, host = Random(seed), shuffled(seed)
+    pages = {node: random.choice([0, 1, 2]) for node in range(7)}
+    host = replace(host, nodes=tuple(replace(node, hugepages={SMALL_PAGE: pages[node.id]}) for node in host.nodes))
+    ledger = ledger_of(host, *((1 << random.randrange(7), 1.0, 1) for _ in range(4)))
+    for amount, must in ((1, 0), (3, 0), (4, 1 << random.randrange(7)), (0, 0b1010000)):
+        need = Need(cpus=3, weight=3.0, memory_bytes=9, hugepages=((SMALL_PAGE, amount),) if amount else (), must=must)
+        found = candidates.best(ledger, need, SETTINGS)
+        widths = [
+            count
+            for count in range(1, 8)
+            for chosen in combinations(range(7), count)
+            if candidates.fits(ledger, need, NodeSet(chosen))
+        ]
+        assert (found and len(found.nodes)) == (min(widths) if widths else None)
+        if found is not None:
+            assert candidates.minimum_width(ledger, need) <= found.least_width == len(found.nodes)
+            assert must & ~found.nodes.mask == 0
+
+
+def test_what_is_tied_to_a_node_pays_its_pull() -> None:
+    pull = {0: 1.5, 1: 0.5, 2: 0.25, 3: 2.0}
+    one = candidates.best(ledger_of(machine()), Need(cpus=1, weight=1.0, pull=pull), SETTINGS)
+    assert one is not None
+    assert (one.nodes, one.cost) == (NodeSet([2]), 0.5)
+    two = candidates.best(
+        ledger_of(machine()), Need(cpus=8, weight=8.0, pull=pull), replace(SETTINGS, distance_weight=0.0)
+    )
+    assert two is not None
+    assert (two.nodes, two.cost) == (NodeSet([1, 2]), 1.375)

@@ -34,6 +34,25 @@ def test_a_pin_may_use_what_others_may_not() -> None:
 
 
 @pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (True, False, ("a: exclusive CPUs 1-2 are b's, too",)),
+        (False, True, ("b: exclusive CPUs 1-2 are a's, too",)),
+        (True, True, ("a: exclusive CPUs 1-2 are b's, too", "b: exclusive CPUs 1-2 are a's, too")),
+        (False, False, ()),
+    ],
+)
+def test_exclusive_cpus_are_in_no_other_placement(first: bool, second: bool, said: tuple[str, ...]) -> None:
+    a, b, c = (instance(name, vcpus=3) for name in "abc")
+    places = (
+        Placement(key=a.key, nodes=NodeSet([0]), cpus=CpuSet([0, 1, 2]), exclusive=first),
+        Placement(key=b.key, nodes=NodeSet([0]), cpus=CpuSet([1, 2, 3]), exclusive=second),
+        Placement(key=c.key, nodes=NodeSet([1]), cpus=CpuSet([4]), exclusive=True),
+    )
+    assert check_plan(Plan(placements=places), snapshot(machine(), a, b, c), PlacementSettings()) == said
+
+
+@pytest.mark.parametrize(
     ("placement", "said"),
     [
         (replace(GOOD, cpus=CpuSet()), "has no CPUs"),

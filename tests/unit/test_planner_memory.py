@@ -9,12 +9,12 @@ import pytest
 
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.instance import MemoryMode, Policy
-from incus_numa.model.machine import Node
-from incus_numa.model.plan import Placement
+from incus_numa.model.machine import Machine, Node
+from incus_numa.model.plan import Placement, Reason
 from incus_numa.model.snapshot import Observed, Snapshot
 from incus_numa.policy import planner
 from incus_numa.settings import PlacementSettings
-from tests.builders import GIB, decided, instance, machine, settled, snapshot
+from tests.builders import GIB, LARGE_PAGE, SMALL_PAGE, decided, instance, machine, settled, snapshot
 
 SETTINGS = PlacementSettings()
 
@@ -103,3 +103,88 @@ def test_use_of_memory_alone_drives_nobody_out() -> None:
     there = [instance(name, vcpus=1, memory_bytes=25 * GIB, memory_is_usage=True) for name in ("a", "x")]
     seen = {one.key: decided("0", str(2 * index)) for index, one in enumerate(there)}
     assert place(snapshot(machine(), *there, observed=seen)).nodes == NodeSet([0])
+
+
+def test_what_is_reserved_or_set_aside_for_huge_pages_is_no_memory_of_instances() -> None:
+    host = machine(nodes=2, hugepages={SMALL_PAGE: 4 * GIB, LARGE_PAGE: 2 * GIB}, reserved_bytes=6 * GIB)
+    assert place(snapshot(host, instance("x", memory_bytes=20 * GIB))).nodes == NodeSet([0])
+    assert place(snapshot(host, instance("x", memory_bytes=20 * GIB + 1))).nodes == NodeSet([0, 1])
+    assert place(snapshot(host, instance("x", memory_bytes=40 * GIB))).nodes == NodeSet([0, 1])
+    (refused,) = planner.plan(snapshot(host, instance("x", memory_bytes=40 * GIB + 1)), SETTINGS).rejections
+    assert refused.reason is Reason.NO_MEMORY
+
+
+def test_reserved_memory_that_is_more_than_a_node_has_leaves_it_none() -> None:
+    host = machine(nodes=1, memory_bytes=4 * GIB, hugepages={SMALL_PAGE: 4 * GIB}, reserved_bytes=GIB)
+    (refused,) = planner.plan(snapshot(host, instance("x", memory_bytes=1)), SETTINGS).rejections
+    assert refused.detail == "needs 1 B, all nodes together have 0 B uncommitted (most on node 0: 0 B)"
+
+
+def with_pages(*pages: dict[int, int]) -> Machine:
+    """A machine with other huge pages on each node."""
+    base = machine(nodes=len(pages))
+    return replace(base, nodes=tuple(replace(node, hugepages=own) for node, own in zip(base.nodes, pages, strict=True)))
+
+
+def test_huge_pages_are_found_where_they_are() -> None:
+    host = with_pages({}, {SMALL_PAGE: 4 * GIB}, {LARGE_PAGE: 8 * GIB}, {SMALL_PAGE: 2 * GIB, LARGE_PAGE: 2 * GIB})
+    for wanted, nodes in (
+        ({SMALL_PAGE: GIB}, "1"),
+        ({LARGE_PAGE: GIB}, "2"),
+        ({SMALL_PAGE: GIB, LARGE_PAGE: GIB}, "3"),
+        ({SMALL_PAGE: 3 * GIB, LARGE_PAGE: GIB}, "1-2"),
+        ({SMALL_PAGE: 3 * GIB, LARGE_PAGE: 9 * GIB}, "1-3"),
+        ({SMALL_PAGE: 0}, "0"),
+    ):
+        found = place(snapshot(host, instance("x", vcpus=1, hugepages=wanted)))
+        assert (wanted, str(found.nodes)) == (wanted, nodes)
+
+
+def test_huge_pages_that_others_have_are_taken() -> None:
+    there = instance("a", vcpus=1, hugepages={SMALL_PAGE: 3 * GIB})
+    host = with_pages({SMALL_PAGE: 4 * GIB}, {SMALL_PAGE: 4 * GIB})
+    state = snapshot(
+        host, there, instance("x", vcpus=1, hugepages={SMALL_PAGE: 2 * GIB}), observed={there.key: decided("0", "0")}
+    )
+    assert place(state).nodes == NodeSet([1])
+
+
+def test_huge_pages_of_a_size_that_the_machine_does_not_have_are_refused() -> None:
+    (refused,) = planner.plan(snapshot(machine(), instance("x", hugepages={SMALL_PAGE: GIB})), SETTINGS).rejections
+    assert (refused.reason, refused.detail) == (
+        Reason.NO_HUGEPAGES,
+        "needs 1 GiB of 2 MiB huge pages, all nodes together have 0 B uncommitted",
+    )
+
+
+def test_a_placement_says_its_huge_pages() -> None:
+    host = with_pages({SMALL_PAGE: 4 * GIB})
+    found = place(snapshot(host, instance("x", vcpus=1, memory_bytes=GIB, hugepages={SMALL_PAGE: 2 * GIB})))
+    assert found.reason == (
+        "1 of 1 node hold 1 vCPU and 1 GiB and 2 GiB of 2 MiB pages; least loaded and nearest: load at most 0.25"
+    )
+
+
+def test_huge_pages_come_with_cpus_and_memory_jointly() -> None:
+    host = with_pages({SMALL_PAGE: 4 * GIB}, {SMALL_PAGE: 4 * GIB}, {})
+    full = instance("f", vcpus=1, memory_bytes=28 * GIB)
+    new = instance("x", vcpus=1, memory_bytes=2 * GIB, hugepages={SMALL_PAGE: GIB})
+    assert place(snapshot(host, full, new, observed={full.key: decided("0", "0")})).nodes == NodeSet([1])
+
+
+@pytest.mark.parametrize(
+    "more", [{"memory_bytes": 28 * GIB}, {"hugepages": {SMALL_PAGE: 6 * GIB}}], ids=["memory", "huge pages"]
+)
+def test_who_no_longer_fits_the_node_with_others_is_placed_anew(more: dict[str, Any]) -> None:
+    host = machine(nodes=2, hugepages={SMALL_PAGE: 8 * GIB}, memory_bytes=40 * GIB, reserved_bytes=GIB)
+    there = [instance(name, vcpus=1, **more) for name in ("a", "x")]
+    seen = {one.key: decided("0", str(2 * index)) for index, one in enumerate(there)}
+    found = place(snapshot(host, *there, observed=seen))
+    assert (found.nodes, found.moved) == (NodeSet([1]), True)
+
+
+def test_pages_do_not_move_policy_none() -> None:
+    new = instance("x", policy=Policy.NONE, hugepages={SMALL_PAGE: 6 * GIB}, memory_bytes=900 * GIB)
+    first = place(snapshot(machine(), new))
+    again = place(snapshot(machine(), new, observed={new.key: decided("0-3", "0-15")}))
+    assert (first.nodes, again.nodes, again.moved) == (NodeSet(range(4)), NodeSet(range(4)), False)

@@ -1,4 +1,5 @@
-"""The policies of `user.numa.policy`, one module each, in the kubelet's terms. Called by the planner.
+"""The policies of `user.numa.policy`, one module each, in the kubelet's terms. Used by the planner,
+`keeping` and `exclusive`.
 
 A rule finds nodes for an instance that is not counted, or refuses it, and says whether nodes that an instance has are
 still allowed. Source: kubernetes.io, "Control Topology Management Policies on a node".

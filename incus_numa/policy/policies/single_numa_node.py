@@ -15,6 +15,8 @@ from incus_numa.policy.field import Need
 
 def find(desk: Desk, instance: Instance, need: Need) -> Candidate | Rejection:
     """The cheapest single node that has all devices."""
+    if not instance.device_nodes <= desk.ledger.nodes:
+        return refusals.not_aligned(instance, desk.ledger.nodes)
     aligned = replace(need, must=instance.device_nodes.mask)
     found = candidates.best(desk.ledger, aligned, desk.settings)
     if found is None:

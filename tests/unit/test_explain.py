@@ -1,0 +1,104 @@
+"""What `explain` says about instances that keep what they have, and about what the search proved."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from incus_numa.cli import explain_command
+from incus_numa.cli.survey import Survey
+from incus_numa.cpuset import CpuSet, NodeSet
+from incus_numa.daemon.observe import Seen
+from incus_numa.model.instance import Instance, Policy
+from incus_numa.model.plan import Placement, Proof
+from incus_numa.model.snapshot import Observed, Snapshot
+from incus_numa.policy import planner
+from incus_numa.settings import Settings
+from tests import builders
+
+
+def survey(snapshot: Snapshot) -> Survey:
+    seen = tuple(
+        Seen(instance=one, observed=snapshot.observed[one.key], group=None, marked=None, etag=None, turn=1)
+        for one in snapshot.instances
+    )
+    plan = planner.plan(snapshot, Settings().placement)
+    return Survey(machine=snapshot.machine, seen=seen, snapshot=snapshot, plan=plan, load_now={})
+
+
+def explain(name: str, seats: dict[str, tuple[Instance, Observed]]) -> dict[str, Any]:
+    instances = [one for one, _ in seats.values()]
+    observed = {one.key: what for one, what in seats.values()}
+    found = survey(builders.snapshot(builders.machine(), *instances, observed=observed))
+    seen = found.get(seats[name][0].key)
+    assert seen is not None
+    return explain_command.explain(found, seen, Settings())
+
+
+def seat(name: str, vcpus: int, nodes: str, cpus: str, *, exclusive: bool = False) -> tuple[Instance, Observed]:
+    instance = builders.instance(name, vcpus=vcpus)
+    return replace(instance, demand=replace(instance.demand, exclusive=exclusive)), builders.decided(nodes, cpus)
+
+
+def test_kept_instance_is_told_where_it_would_go_now() -> None:
+    facts = explain("a", {"a": seat("a", 2, "0", "0,2"), "b": seat("b", 4, "0", "0-3")})
+    assert facts["why"] == "kept: node 0 still holds it"
+    assert (facts["decision"]["nodes"], facts["placed_anew"]["nodes"]) == ("0", "1")
+    assert facts["proof"]["text"] == "best of all sets of 1 node"
+
+
+def test_instance_that_is_new_is_not_placed_twice() -> None:
+    facts = explain("a", {"a": (builders.instance("a", vcpus=2), Observed())})
+    assert facts["placed_anew"] is None
+    assert facts["proof"]["complete"]
+
+
+def test_kept_instance_that_would_be_refused_now_is_told_so() -> None:
+    big = builders.instance("big", vcpus=1, memory_bytes=20 << 30, policy=Policy.SINGLE_NUMA_NODE)
+    # What others use without a limit drives nobody out, but leaves no room for one that is new.
+    loose = {
+        f"c{node}": (
+            builders.instance(f"c{node}", vcpus=1, memory_bytes=15 << 30, memory_is_usage=True),
+            builders.decided(str(node), str(4 * node)),
+        )
+        for node in range(4)
+    }
+    facts = explain("big", {"big": (big, builders.decided("0", "1")), **loose})
+    assert facts["why"].startswith("kept")
+    assert facts["placed_anew"]["nodes"] is None
+    assert facts["placed_anew"]["why"].startswith("it would be refused (n")
+
+
+def test_cpus_of_a_refused_owner_are_not_its_own() -> None:
+    own = seat("own", 16, "1-3", "4-15", exclusive=True)
+    facts = explain("a", {name: seat(name, 4, "0", "0-3") for name in ("a", "b", "c")} | {"own": own})
+    assert (facts["decision"]["nodes"], facts["placed_anew"]["nodes"]) == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("proof", "width", "text"),
+    [
+        (Proof(cost=1, bound=1, least_width=1), 1, "best of all sets of 1 node"),
+        (Proof(cost=1, bound=1, least_width=3), 3, "best of all sets of 3 nodes; fewer nodes do not hold it"),
+        (
+            Proof(cost=1.25, bound=0.5, least_width=3),
+            3,
+            "the search was cut: this set costs 1.25, none of the sets of 3 nodes less than 0.5; "
+            "fewer nodes do not hold it",
+        ),
+        (
+            Proof(cost=1, bound=1, least_width=2),
+            3,
+            "best of all sets of 3 nodes; the search was cut: fewer than 2 nodes do not hold it, so many may",
+        ),
+    ],
+)
+def test_proof_says_what_was_not_searched(proof: Proof, width: int, text: str) -> None:
+    one = builders.instance("a", vcpus=1)
+    found = survey(builders.snapshot(builders.machine(), one, observed={one.key: Observed()}))
+    placement = Placement(key=one.key, nodes=NodeSet(range(width)), cpus=CpuSet([0]), proof=proof)
+    plan = replace(found.plan, placements=(placement,))
+    facts = explain_command.explain(replace(found, plan=plan), found.seen[0], Settings())
+    assert facts["proof"]["text"] == text
