@@ -41,8 +41,8 @@ class Proof:
 class Placement:
     """Where an instance belongs. `mems` is None when its memory is not bound; `reason` is a sentence.
 
-    `exclusive` CPUs are nobody else's. `proof` is None where the nodes are not what a search for them alone found: kept,
-    pinned, or changed together with others.
+    `exclusive` CPUs are nobody else's. `proof` is None where the nodes are not what a search for them alone
+    found: kept, pinned, exclusive, or changed together with others.
     """
 
     key: InstanceKey
