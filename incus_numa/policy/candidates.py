@@ -118,7 +118,7 @@ def _best_one(ledger: Ledger, need: Need, settings: PlacementSettings) -> Candid
     """The best single node that fits, None when none does: most instances need no search."""
     load, weight, asked = ledger.node_load, need.weight, max(1, need.cpus)
     after = {node: load[node] + weight / count for node, count in ledger.cpu_count.items() if count >= asked}
-    full = ledger.full_with(weight)
+    full, size, unusual = ledger.full_with(weight), need.memory_bytes, need.must or need.hugepages
     if need.pull or not settings.load_weight:
         after = {
             node: settings.load_weight * price(value, full) + need.pull.get(node, 0.0) for node, value in after.items()
@@ -127,7 +127,7 @@ def _best_one(ledger: Ledger, need: Need, settings: PlacementSettings) -> Candid
         least = min(after.values()) + ROUNDING
         node = min((round(load[node], 9), node) for node, value in after.items() if value <= least)[1]
         nodes = NodeSet.from_mask(1 << node)
-        if fits(ledger, need, nodes):
+        if (not size or ledger.rooms.holds(1 << node, size)) and (not unusual or fits(ledger, need, nodes)):
             value = settings.load_weight * price(load[node] + weight / ledger.cpu_count[node], full)
             value = round(value + need.pull.get(node, 0.0), 9)
             return Candidate(nodes=nodes, cost=value, bound=value, least_width=1)
@@ -173,6 +173,7 @@ def _arena(
         far=[[row[b] for b in ids] for row in (far[a] for a in ids)],
         nearest=[ledger.machine.nearest[node] for node in ids],
         alike=ledger.machine.alike,
+        least_pairs=ledger.machine.least_remoteness,
         pull=[need.pull.get(node, 0.0) for node in ids],
         rooms=ledger.rooms,
         huge=ledger.huge,

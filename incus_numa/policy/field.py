@@ -56,7 +56,8 @@ class Field:
     """The nodes to choose from, as parallel lists: least loaded first, then lowest id; memory-only nodes last.
 
     `far` is the remoteness of each pair, `nearest` for each node and count at most its sum to the so many nearest
-    others, `alike` the same id for nodes with the same distances to all others.
+    others, `alike` the same id for nodes with the same distances to all others, `least_pairs` by width the least of any
+    set.
     """
 
     ids: list[int]
@@ -66,6 +67,7 @@ class Field:
     far: list[list[float]]
     nearest: list[Sequence[float]]
     alike: Mapping[int, int]
+    least_pairs: Sequence[float]
     pull: list[float]
     rooms: Rooms
     huge: Mapping[int, Rooms]
@@ -171,10 +173,6 @@ class Field:
             have.room + self.most_room[start][count] >= self.need.memory_bytes
             and have.worth + self.most_worth[start][count] >= ALMOST_ONE
         )
-
-    def least_pairs(self, width: int) -> float:
-        """No set of so many nodes has a smaller sum of distances: each has at least those to its nearest others."""
-        return sum(sorted(row[width - 1] for row in self.nearest)[:width]) / 2
 
     @cached_property
     def twin(self) -> list[int | None]:

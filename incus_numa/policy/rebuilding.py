@@ -19,8 +19,8 @@ MOST_MAKES = 100
 
 
 class Rebuilding:
-    """A depth-first search over the pieces in the order given; each goes where the load is lowest first, or highest first
-    if it `packs`. The layout is the same afterwards as it was before.
+    """A depth-first search over the pieces in the order given. Each goes where the load is lowest first, or highest
+    first if it `packs`. The layout is the same afterwards as it was before.
     """
 
     def __init__(self, layout: Layout, pieces: Sequence[Piece], ceiling: float, *, packs: bool) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from incus_numa.policy.field import Field, Have, Value
+from incus_numa.policy.scoring import CROWDED
 
 SEARCH_LIMIT = 24_000
 """Work for one question, counted in branches looked at (more for one with many nodes); beyond it the best so far is
@@ -50,6 +51,7 @@ class Search:
     bound: float | None = None
     work: int = 0
     scarce: bool = False
+    least_far: float = 0.0
     chosen: list[int] = field(default_factory=list)
     taken: set[int] = field(default_factory=set)
 
@@ -61,6 +63,8 @@ class Search:
                 self._consider([index], arena.value([index]))
             return self.best
         self.scarce = arena.is_scarce(self.width)
+        pairs = arena.least_pairs[self.width]
+        self.least_far = arena.settings.distance_weight * pairs / (self.width * (self.width - 1))
         if self.width > NARROW or self.scarce or arena.need.must or arena.need.hugepages:
             # Else the first branches are as good, for less work.
             for seed in self._seeds():
@@ -158,30 +162,44 @@ class Search:
             self.taken.discard(index)
 
     def _complete(self, start: int, pairs: float, cross: Sequence[float], have: Have) -> None:
-        """Judge the sets that one more node completes. Most work is here, so little is called for each node."""
+        """Judge the sets that one more node completes. Most work is here, so nothing is called for most nodes."""
         arena, weight, taken = self.arena, self.arena.need.weight, self.taken
         load, cpus, twins, pulls, forced = arena.load, arena.cpus, arena.twin, arena.pull, arena.forced
-        most, only_cpus, needed, price = arena.most_cpus, bool(arena.cpus[-1]), arena.need.cpus, arena.price
+        had, needed, largest = have.cpus, arena.need.cpus - have.cpus, arena.most_cpus[start][1]
+        by_load, full = arena.settings.load_weight, arena.full
         by_distance = arena.settings.distance_weight / (self.width * (self.width - 1))
         highest = max((load[one] for one in self.chosen if cpus[one]), default=0.0)
-        least = inf if self.best is None else self.best[0] + ROUNDING
+        # Later nodes are fuller, so the first one that is too full ends it. Never so with memory-only nodes.
+        least_more = weight / max(1, had + largest)
+        least, fullest = self._ceiling()
         for index in range(start, len(cpus)):
             self.work += 1
-            if only_cpus and price(load[index] + weight / (have.cpus + most[index][1])) > least:
+            if load[index] + least_more > fullest:
                 return
             if self.work > self.limit:
                 self._leave_open(index, 0, pairs, have)
                 return
-            count, twin = have.cpus + cpus[index], twins[index]
+            count, twin = cpus[index], twins[index]
             if count >= needed and (twin is None or twin in taken):
-                value = price((load[index] if cpus[index] else highest) + weight / max(1, count))
+                after = (load[index] if count else highest) + weight / max(1, had + count)
+                value = by_load * (after if after <= full else CROWDED * after - (CROWDED - 1) * full)
                 value += by_distance * (pairs + cross[index]) + (have.pull + pulls[index]) / self.width
                 if value <= least:
                     members = [*self.chosen, index]
                     self._consider(members, arena.value_of(members, pairs + cross[index]))
-                    least = inf if self.best is None else self.best[0] + ROUNDING
+                    least, fullest = self._ceiling()
             if index in forced:
                 return
+
+    def _ceiling(self) -> tuple[float, float]:
+        """The cost that a set must not exceed to come before the best, and the load that makes it that dear alone."""
+        if self.best is None:
+            return inf, inf
+        least, arena = self.best[0] + ROUNDING, self.arena
+        if not arena.cpus[-1] or not arena.settings.load_weight:
+            return least, inf
+        load = (least - self.least_far) / arena.settings.load_weight
+        return least, load if load <= arena.full else (load + (CROWDED - 1) * arena.full) / CROWDED
 
     def _rest_is_worse(self, index: int, rest: int, most: int) -> bool:
         """Whether the load alone makes this node and all later ones too dear. Never so with memory-only nodes.
@@ -192,7 +210,7 @@ class Search:
         if self.best is None or not arena.cpus[-1]:
             return False
         least = arena.load[index + rest] + arena.need.weight / max(1, most)
-        return round(arena.price(least), 9) > self.best[0]
+        return round(arena.price(least) + self.least_far, 9) > self.best[0]
 
     def _leave_open(self, index: int, rest: int, pairs: float, have: Have) -> None:
         """Note the least that sets with the chosen nodes and only this one and later ones can cost: none is tried."""
@@ -200,8 +218,8 @@ class Search:
         cpus = have.cpus + arena.most_cpus[index][rest + 1]
         worst = arena.load[index + rest] if arena.cpus[-1] else 0.0
         least = arena.price(worst + arena.need.weight / max(1, cpus)) + self._pull_bound(index, rest + 1, have.pull)
-        pairs = max(pairs, arena.least_pairs(self.width))
-        least = round(least + arena.settings.distance_weight * pairs / (self.width * (self.width - 1)), 9)
+        far = arena.settings.distance_weight * pairs / (self.width * (self.width - 1))
+        least = round(least + max(far, self.least_far), 9)
         self.bound = least if self.bound is None else min(self.bound, least)
 
     def _pull_bound(self, start: int, rest: int, pull: float) -> float:
@@ -234,7 +252,7 @@ class Search:
             return False
         arena = self.arena
         far = arena.settings.distance_weight * pairs / (self.width * (self.width - 1))
-        bound: float = round(by_load + far, 9)
+        bound: float = round(by_load + max(far, self.least_far), 9)
         if bound != self.best[0]:
             return bound > self.best[0]
         if not arena.cpus[-1]:
