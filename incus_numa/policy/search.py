@@ -110,6 +110,9 @@ class Search:
         """Depth-first. `cross` is each node's distance to all chosen ones; the other sums are of the chosen."""
         arena = self.arena
         rest = self.width - len(self.chosen) - 1
+        if rest == 1 and not (self.scarce or arena.need.hugepages):
+            self._last_two(start, pairs, cross, have)
+            return
         for index in range(start, len(arena.ids) - rest):
             self.work += 1
             most = have.cpus + arena.most_cpus[index][rest + 1]
@@ -126,6 +129,31 @@ class Search:
                     self.chosen.append(index)
                     self._go_on(index, rest, by_load, added, cross, having)
                     self.chosen.pop()
+            if index in arena.forced:
+                return
+
+    def _last_two(self, start: int, pairs: float, cross: Sequence[float], have: Have) -> None:
+        """The same for the last node but one, where memory cuts nothing, with less said about each node."""
+        arena, twins, load, taken = self.arena, self.arena.twin, self.arena.load, self.taken
+        by_distance = arena.settings.distance_weight / (self.width * (self.width - 1))
+        least_more = arena.need.weight / max(1, have.cpus + arena.most_cpus[start][2])
+        for index in range(start, len(load) - 1):
+            self.work += 1
+            least, fullest = self._ceiling()
+            if load[index + 1] + least_more > fullest:
+                return
+            if self.work > self.limit:
+                self._leave_open(index, 1, pairs, have)
+                return
+            twin, added = twins[index], pairs + cross[index]
+            near_enough = by_distance * added <= least
+            if near_enough and (twin is None or twin in taken):
+                after = [far + more for far, more in zip(cross, arena.far[index], strict=True)]
+                self.chosen.append(index)
+                taken.add(index)
+                self._complete(index + 1, added, after, self._added(have, index))
+                taken.discard(index)
+                self.chosen.pop()
             if index in arena.forced:
                 return
 
