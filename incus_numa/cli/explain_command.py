@@ -16,7 +16,7 @@ from incus_numa.cli.options import common, formatted, load_settings, start_loggi
 from incus_numa.cli.survey import Survey, survey, whereabouts
 from incus_numa.cli.wiring import cgroup_files
 from incus_numa.daemon import owners
-from incus_numa.daemon.observe import Seen
+from incus_numa.daemon.seen import Seen
 from incus_numa.errors import ReportError
 from incus_numa.model.instance import Instance, InstanceKey, InstanceType, Policy
 from incus_numa.model.plan import Placement, Proof, Rejection

@@ -10,7 +10,7 @@ import click
 from incus_numa.cli import output
 from incus_numa.cli.options import common, formatted, load_settings, start_logging
 from incus_numa.cli.survey import Survey, survey
-from incus_numa.daemon.observe import Seen
+from incus_numa.daemon.seen import Seen
 from incus_numa.model.plan import Placement
 
 COLUMNS = ("project", "name", "type", "vcpus", "memory_bytes", "nodes", "cpus", "mems", "state", "group", "exclusive")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from incus_numa.cli.wiring import connect
-from incus_numa.daemon.observe import Seen
+from incus_numa.daemon.seen import Seen
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.machine import Machine
 from incus_numa.model.plan import Placement, Plan, Rejection

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
 
 from incus_numa.cpuset import CpuSet
+from incus_numa.daemon.seen import Seen, moved
 from incus_numa.errors import GoneError, ReportError, RetryError
 from incus_numa.host.cgroup import CgroupFiles
 from incus_numa.model.instance import Instance, InstanceKey, InstanceType
@@ -30,23 +31,6 @@ log = logging.getLogger(__name__)
 
 KEEP_NOTHING = MemorySettings()
 """No memory is kept for the host."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Seen:
-    """One running instance as last seen.
-
-    `marked` is the decision that is kept on its cgroup, `etag` is None when it was seen in a listing, `turn` orders the
-    looks. `problem` says why its cgroup could not be read, None when it could.
-    """
-
-    instance: Instance
-    observed: Observed
-    group: Path | None
-    marked: Decided | None
-    etag: str | None
-    turn: int
-    problem: str | None = None
 
 
 class World:
@@ -362,7 +346,7 @@ class World:
             self._managed[key] = None
         else:
             self._managed.pop(key, None)
-        if self._standing is not None and (before is None or before.instance != seen.instance or _moved(before, seen)):
+        if self._standing is not None and (before is None or before.instance != seen.instance or moved(before, seen)):
             self._standing.see(self._counted(seen.instance), seen.observed)
 
     def _stand(self) -> Standing:
@@ -409,10 +393,3 @@ class World:
             log.debug("instance=%s cgroup not read: %s", raw.key, error)
             return replace(NOTHING, nodes=nodes), str(error)
         return Observed(nodes=nodes, cpus=state.cpus or CpuSet(), mems=state.mems, decided=state.decided), None
-
-
-def _moved(before: Seen, now: Seen) -> bool:
-    """Whether what an instance takes may have changed: where it was decided to be counts, else what it has."""
-    if now.observed.decided is not None and now.observed.decided.cpus is not None:
-        return now.observed.decided != before.observed.decided
-    return now.observed != before.observed

@@ -8,7 +8,7 @@ from operator import or_
 
 from incus_numa.cpuset import CpuSet
 from incus_numa.model.instance import Instance, InstanceKey
-from incus_numa.model.plan import Placement
+from incus_numa.model.plan import Placement, Plan
 from incus_numa.model.snapshot import Observed
 
 _NAMED = 5
@@ -70,3 +70,19 @@ def _names(keys: list[InstanceKey]) -> str:
 
 def _s(keys: list[InstanceKey]) -> str:
     return "s" if len(keys) != 1 else ""
+
+
+def joined(plan: Plan, later: Plan) -> Plan:
+    """Both plans as one; the later decision about an instance counts."""
+    placed = {one.key: one for one in (*plan.placements, *later.placements)}
+    refused = {one.key: one for one in (*plan.rejections, *later.rejections)}
+    for key in {one.key for one in later.placements}:
+        refused.pop(key, None)
+    for key in {one.key for one in later.rejections}:
+        placed.pop(key, None)
+    return Plan(
+        placements=tuple(placed[key] for key in sorted(placed)),
+        rejections=tuple(refused[key] for key in sorted(refused)),
+        node_load=later.node_load or plan.node_load,
+        warnings=tuple(dict.fromkeys((*plan.warnings, *later.warnings))),
+    )

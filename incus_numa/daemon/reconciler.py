@@ -14,13 +14,15 @@ import logging
 import time
 from collections.abc import Awaitable, Iterable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from incus_numa.applier.protocol import Applier, Target
 from incus_numa.cpuset import NodeSet
 from incus_numa.daemon import owners
-from incus_numa.daemon.observe import Seen, World
+from incus_numa.daemon.observe import World
+from incus_numa.daemon.said import Said
+from incus_numa.daemon.seen import Seen
 from incus_numa.errors import ReportError, RetryError
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.plan import Outcome, PassReport, PatchNodes, Placement, Plan, Step, StepResult, WriteMems
@@ -42,18 +44,6 @@ MOST_ROUNDS = 4
 _OWN_EVENT_S = 2.0
 
 
-@dataclass(kw_only=True, slots=True)
-class _Said:
-    """What was already said, so that each thing is said once and again only after it changed."""
-
-    lines: dict[InstanceKey, str] = field(default_factory=dict)
-
-    def once(self, key: InstanceKey, line: str) -> None:
-        if self.lines.get(key) != line:
-            self.lines[key] = line
-            log.warning("instance=%s %s", key, line)
-
-
 class Reconciler:
     """Brings instances to their placements, one pass at a time."""
 
@@ -65,7 +55,7 @@ class Reconciler:
         self._locks: WeakValueDictionary[InstanceKey, asyncio.Lock] = WeakValueDictionary()
         self._forbidden: set[InstanceKey] = set()
         self._own_updates: dict[InstanceKey, float] = {}
-        self._said = _Said()
+        self._said = Said()
         self._told_owners: set[InstanceKey] = set()
         self._leaving: set[InstanceKey] = set()
         self._freed = False
@@ -210,7 +200,7 @@ class Reconciler:
             crowding = owners.crowding(self._placements, (seen.instance for seen in self.world.all_seen()))
             if not crowding:
                 break
-            plan = _joined(plan, self._decide_once(crowding, None))
+            plan = owners.joined(plan, self._decide_once(crowding, None))
         return plan
 
     def _decide_once(self, keys: frozenset[InstanceKey], max_moves: int | None) -> Plan:
@@ -401,22 +391,6 @@ async def _all_of(work: Iterable[Awaitable[tuple[StepResult, ...]]]) -> tuple[St
         if isinstance(failed, BaseException):
             raise failed
     return tuple(result for results in done if not isinstance(results, BaseException) for result in results)
-
-
-def _joined(plan: Plan, later: Plan) -> Plan:
-    """Both plans as one; the later decision about an instance counts."""
-    placed = {one.key: one for one in (*plan.placements, *later.placements)}
-    refused = {one.key: one for one in (*plan.rejections, *later.rejections)}
-    for key in {one.key for one in later.placements}:
-        refused.pop(key, None)
-    for key in {one.key for one in later.rejections}:
-        placed.pop(key, None)
-    return Plan(
-        placements=tuple(placed[key] for key in sorted(placed)),
-        rejections=tuple(refused[key] for key in sorted(refused)),
-        node_load=later.node_load or plan.node_load,
-        warnings=tuple(dict.fromkeys((*plan.warnings, *later.warnings))),
-    )
 
 
 def _decided(placement: Placement) -> Decided:

@@ -10,7 +10,7 @@ import pytest
 from incus_numa.cli import explain_command
 from incus_numa.cli.survey import Survey
 from incus_numa.cpuset import CpuSet, NodeSet
-from incus_numa.daemon.observe import Seen
+from incus_numa.daemon.seen import Seen
 from incus_numa.model.instance import Instance, Policy
 from incus_numa.model.plan import Placement, Proof
 from incus_numa.model.snapshot import Observed, Snapshot

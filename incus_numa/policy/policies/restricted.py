@@ -11,16 +11,14 @@ from incus_numa.policy import candidates, refusals
 from incus_numa.policy.candidates import Candidate
 from incus_numa.policy.desk import Desk
 from incus_numa.policy.field import Need
+from incus_numa.policy.policies import aligned
 
 
 def find(desk: Desk, instance: Instance, need: Need) -> Candidate | Rejection:
     """The cheapest of the narrowest sets with the devices' nodes, if none on an empty machine is narrower."""
-    if not instance.device_nodes <= desk.ledger.nodes:
-        return refusals.not_aligned(instance, desk.ledger.nodes)
-    aligned = replace(need, must=instance.device_nodes.mask)
-    found = candidates.best(desk.ledger, aligned, desk.settings)
-    if found is None:
-        return refusals.too_big(desk, instance)
+    found = aligned.find(desk, instance, need)
+    if isinstance(found, Rejection):
+        return found
     return forbids(desk, instance, found.nodes) or found
 
 

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from incus_numa.cpuset import NodeSet
 from incus_numa.model.instance import Instance
 from incus_numa.model.plan import Reason, Rejection
-from incus_numa.policy import candidates, refusals
+from incus_numa.policy import refusals
 from incus_numa.policy.candidates import Candidate
 from incus_numa.policy.desk import Desk
 from incus_numa.policy.field import Need
+from incus_numa.policy.policies import aligned
 
 
 def find(desk: Desk, instance: Instance, need: Need) -> Candidate | Rejection:
     """The cheapest single node that has all devices."""
-    if not instance.device_nodes <= desk.ledger.nodes:
-        return refusals.not_aligned(instance, desk.ledger.nodes)
-    aligned = replace(need, must=instance.device_nodes.mask)
-    found = candidates.best(desk.ledger, aligned, desk.settings)
-    if found is None:
-        return refusals.too_big(desk, instance)
+    found = aligned.find(desk, instance, need)
+    if isinstance(found, Rejection):
+        return found
     return forbids(desk, instance, found.nodes) or found
 
 
