@@ -7,21 +7,25 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import click
 
 from incus_numa.cli import output
-from incus_numa.cli.options import common, formatted, load_settings, named, read_input, start_logging
+from incus_numa.cli.fitting import load_fitting, warn_of_unused
+from incus_numa.cli.options import common, formatted, named, read_input, start_logging
 from incus_numa.errors import ConfigError, ReportError
+from incus_numa.model.machine import Machine
+from incus_numa.policy import reservations
 from incus_numa.replay import chart, ground, policies, replay, stays
 from incus_numa.replay.chart import Panel
 from incus_numa.replay.ground import Ground
 from incus_numa.replay.history import LoadHistory
 from incus_numa.replay.replay import Event, Outcome
 from incus_numa.replay.stays import Stay
-from incus_numa.settings import PlacementSettings
+from incus_numa.settings import PlacementSettings, Settings
 from incus_numa.topology import document as machine_document
 
 FILE = click.Path(path_type=Path)
@@ -37,6 +41,14 @@ class Run:
     outcome: Outcome
     elapsed_s: float
     history: LoadHistory | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Input:
+    """What messages call a file, and its content, which may be asked for twice. Reading raises ConfigError."""
+
+    name: Path
+    read: Callable[[], bytes]
 
 
 @click.command()
@@ -77,11 +89,15 @@ def command(
     """
     start_logging(log_level)
     _check_chart(chart_file)
-    settings = load_settings(settings_file or config_file).placement
-    machine, trace = read_files(machine_file, trace_file, settings)
+    if machine_file == trace_file == STDIN:
+        raise click.UsageError("only one of --machine and --trace can be standard input")
+    machine_input = _input(machine_file)
+    settings = load_fitting(settings_file or config_file, lambda _: _machine_if_good(machine_input))
+    warn_of_unused(settings)
+    machine, trace = read_files(machine_input, _input(trace_file), settings)
     trace = trace if limit is None else trace[:limit]
     runs = [
-        run_policy(name, machine, trace, settings, draws=chart_file is not None)
+        run_policy(name, machine, trace, settings.placement, draws=chart_file is not None)
         for name in dict.fromkeys(names or policies.COMPARED)
     ]
     rows = [render_run(run) for run in runs]
@@ -98,24 +114,41 @@ def command(
         click.echo(f"Warning: {warning}", err=True)
 
 
-def read_files(machine_file: Path, trace_file: Path, settings: PlacementSettings) -> tuple[Ground, tuple[Stay, ...]]:
-    """Machine and trace. Raises ConfigError with every problem of both."""
-    if machine_file == trace_file == STDIN:
-        raise click.UsageError("only one of --machine and --trace can be standard input")
+def read_files(machine: Input, trace: Input, settings: Settings) -> tuple[Ground, tuple[Stay, ...]]:
+    """Machine, less what is kept for the host, and trace. Raises ConfigError with every problem of both."""
     found: list[Any] = []
     problems: list[str] = []
-    readers: tuple[tuple[Path, Callable[[bytes], object]], ...] = (
-        (machine_file, lambda raw: ground.survey(machine_document.parse_machine(raw), settings)),
-        (trace_file, lambda raw: stays.parse_trace(_decode(raw))),
+    readers: tuple[tuple[Input, Callable[[bytes], object]], ...] = (
+        (machine, lambda raw: _ground(machine_document.parse_machine(raw), settings)),
+        (trace, lambda raw: stays.parse_trace(_decode(raw))),
     )
-    for path, parse in readers:
+    for one, parse in readers:
         try:
-            found.append(parse(sys.stdin.buffer.read() if path == STDIN else read_input(path)))
+            found.append(parse(one.read()))
         except ConfigError as error:
-            problems += named(Path(_name(path)) if path == STDIN else path, error).problems
+            problems += named(one.name, error).problems
     if problems:
         raise ConfigError(tuple(problems))
     return found[0], found[1]
+
+
+def _ground(machine: Machine, settings: Settings) -> Ground:
+    return ground.survey(reservations.reserve(machine, settings.memory), settings.placement)
+
+
+def _input(path: Path) -> Input:
+    """One of the command's files, or standard input, of which nothing is left after the first reading."""
+    if path == STDIN:
+        return Input(name=Path(_name(path)), read=cache(lambda: sys.stdin.buffer.read()))
+    return Input(name=path, read=lambda: read_input(path))
+
+
+def _machine_if_good(machine: Input) -> Machine | None:
+    """The machine; None if it cannot be read, which `read_files` tells with what is wrong beside it."""
+    try:
+        return machine_document.parse_machine(machine.read())
+    except ConfigError:
+        return None
 
 
 def run_policy(name: str, machine: Ground, trace: Sequence[Stay], settings: PlacementSettings, *, draws: bool) -> Run:

@@ -20,6 +20,7 @@ from weakref import WeakValueDictionary
 from incus_numa.applier.protocol import Applier, Target
 from incus_numa.cpuset import NodeSet
 from incus_numa.daemon import owners
+from incus_numa.daemon.moves import Moves
 from incus_numa.daemon.observe import World
 from incus_numa.daemon.said import Said
 from incus_numa.daemon.seen import Seen
@@ -70,7 +71,7 @@ class Reconciler:
         await self.world.look_at_everything()
         wanted = [key for key in self.world.managed() if project in (None, key.project)]
         idle = frozenset(key for key in wanted if not self._lock(key).locked())
-        plan = self._decide(idle, max_moves=max_moves)
+        plan = self._decide(idle, Moves(max_moves))
         results = await self._settle_all(plan.placements)
         for key in self.world.released():
             if project in (None, key.project):
@@ -173,9 +174,9 @@ class Reconciler:
             return PassReport()
         if not seen.instance.managed:
             results = await self._let_go(key)
-            plan = self._make_room(Plan())
+            plan = self._make_room(Plan(), Moves())
         else:
-            results, plan = (), self._decide(frozenset((key,)))
+            results, plan = (), self._decide(frozenset((key,)), Moves())
         self._watch_rejections(plan, everything=False)
         return PassReport(plan=plan, results=results + await self._settle_beside(plan, key))
 
@@ -190,29 +191,29 @@ class Reconciler:
         own = [self._settle(one) for one in plan.placements if one.key == key]
         return await _all_of([*own, self._settle_all(free)])
 
-    def _decide(self, keys: frozenset[InstanceKey], *, max_moves: int | None = None) -> Plan:
+    def _decide(self, keys: frozenset[InstanceKey], moves: Moves) -> Plan:
         """Plan for the keys and note the decisions, in one go; also for those in the way of exclusive CPUs."""
-        return self._make_room(self._decide_once(keys, max_moves))
+        return self._make_room(self._decide_once(keys, moves), moves)
 
-    def _make_room(self, plan: Plan) -> Plan:
+    def _make_room(self, plan: Plan, moves: Moves) -> Plan:
         """The plan, and in it new decisions about those that have exclusive CPUs of others."""
         for _ in range(MOST_ROUNDS):
-            crowding = owners.crowding(self._placements, (seen.instance for seen in self.world.all_seen()))
+            crowding = self._crowding(moves)
             if not crowding:
                 break
-            plan = owners.joined(plan, self._decide_once(crowding, None))
-        return plan
+            plan = owners.joined(plan, self._decide_once(crowding, moves))
+        return replace(plan, warnings=(*plan.warnings, *moves.warnings(self._crowding(moves)))) if moves.left else plan
 
-    def _decide_once(self, keys: frozenset[InstanceKey], max_moves: int | None) -> Plan:
-        plan, snapshot = self.world.plan(keys)
+    def _crowding(self, moves: Moves) -> frozenset[InstanceKey]:
+        return owners.crowding(self._placements | moves.left, (seen.instance for seen in self.world.all_seen()))
+
+    def _decide_once(self, keys: frozenset[InstanceKey], moves: Moves) -> Plan:
+        plan, snapshot = moves.plan(self.world, keys)
         problems = check.check_plan(plan, snapshot, self.world.placement)
         if problems:
             # A plan that breaks a promise is a bug of ours; nothing of it is applied.
             log.error("plan not applied: %s", "; ".join(problems))
             return Plan(warnings=problems)
-        if max_moves is not None:
-            moves = [placement for placement in plan.placements if placement.moved]
-            plan = replace(plan, placements=tuple(one for one in plan.placements if one not in moves[max_moves:]))
         for placement in plan.placements:
             before = self._placements.get(placement.key)
             if before is not None and before.exclusive:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -9,6 +10,12 @@ from typing import NamedTuple
 
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.machine import CoreKind
+
+GROUP_NAME = re.compile(r"[\w.:/@+-]{1,64}")
+"""What a group may be called, as a whole."""
+
+GROUP_RULE = "up to 64 letters, digits and . _ : / @ + -"
+"""GROUP_NAME in words."""
 
 
 class InstanceKey(NamedTuple):

@@ -10,9 +10,15 @@ from incus_numa.model.instance import Instance, InstanceKey, Policy
 from incus_numa.policy import candidates, reasons
 from incus_numa.policy.candidates import Candidate
 from incus_numa.policy.desk import Desk
-from incus_numa.policy.field import Need
+from incus_numa.policy.field import SEARCH_LIMIT, Need
 from incus_numa.policy.layout import Layout, Piece
 from incus_numa.policy.levelling import Levelling
+
+FEW = 4
+"""Up to so many instances are searched for as if each were alone."""
+
+LEAST_LIMIT = 1_500
+"""The least work that choosing the nodes of one of many may take."""
 
 NEARER_ROUNDS = 4
 """How often all are looked at for nearer nodes."""
@@ -48,6 +54,11 @@ def order(desk: Desk, instances: Iterable[Instance]) -> list[Instance]:
     return sorted(
         several, key=lambda one: (leaders[one.group] if one.group is not None else ranks[one.key], ranks[one.key])
     )
+
+
+def search_limit(count: int) -> int:
+    """The work that choosing nodes may take for each of so many instances: all of them together have a limit, too."""
+    return SEARCH_LIMIT if count <= FEW else max(LEAST_LIMIT, SEARCH_LIMIT * FEW // count)
 
 
 def improve(desk: Desk, choices: Sequence[Choice]) -> list[Choice]:
@@ -88,7 +99,7 @@ def _draw_near(desk: Desk, choices: list[Choice], loose: Iterable[int]) -> bool:
 
 def _is_loose(desk: Desk, choice: Choice) -> bool:
     instance = choice.instance
-    return instance.policy is not Policy.NONE and not desk.ties.bind(instance) and choice.need.weight > 0
+    return instance.policy is not Policy.NONE and not desk.ties.is_tied(instance) and choice.need.weight > 0
 
 
 def _move(desk: Desk, choices: list[Choice], index: int, nodes: NodeSet, why: str) -> None:

@@ -17,11 +17,11 @@ from incus_numa.policy.field import Field, Need
 from incus_numa.policy.ledger import Ledger
 from incus_numa.policy.rooms import Rooms
 from incus_numa.policy.scoring import price
-from incus_numa.policy.search import LEAST_LIMIT, SEARCH_LIMIT, Search
+from incus_numa.policy.search import LEAST_LIMIT, Search
 from incus_numa.settings import PlacementSettings
 
-NEAREST_LIMIT = 2_000
-"""Work for one search of the nearest nodes, see SEARCH_LIMIT."""
+NEAREST_LIMIT = 4_000
+"""Work for one search of the nearest nodes, see field.SEARCH_LIMIT."""
 
 ROUNDING = 1e-9
 
@@ -68,7 +68,7 @@ def fits(ledger: Ledger, need: Need, nodes: NodeSet) -> bool:
 def best(ledger: Ledger, need: Need, settings: PlacementSettings) -> Candidate | None:
     """The cheapest of the narrowest node sets that fit; ties go to the lower mean load, then to the lowest ids.
 
-    None when no set fits. The search is complete up to SEARCH_LIMIT.
+    None when no set fits that is as narrow as the need wants it. The search is complete up to the need's limit.
     """
     one = _best_one(ledger, need, settings)
     if one is not None:
@@ -79,10 +79,10 @@ def best(ledger: Ledger, need: Need, settings: PlacementSettings) -> Candidate |
     if not least:
         return None
     arena = _arena(ledger, need, settings, _useful(ledger, need))
-    left = SEARCH_LIMIT
+    left, most = need.limit, min(len(arena.ids), need.most_width or len(arena.ids))
     # One node was tried.
     proved = least = max(2, least)
-    for width in range(least, len(arena.ids) + 1):
+    for width in range(least, most + 1):
         # A width that holds nothing may not use up what the next ones need to choose well.
         search = Search(arena=arena, width=width, limit=max(left // 2, LEAST_LIMIT))
         found = search.run()

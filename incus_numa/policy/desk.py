@@ -11,7 +11,7 @@ from incus_numa.model.plan import Placement, Proof
 from incus_numa.model.snapshot import NOTHING, Observed, Snapshot
 from incus_numa.policy import memory
 from incus_numa.policy.cpus import CpuWish
-from incus_numa.policy.field import Need
+from incus_numa.policy.field import SEARCH_LIMIT, Need
 from incus_numa.policy.ledger import Commitment, Ledger, usable_cpus
 from incus_numa.policy.ties import Ties
 from incus_numa.settings import PlacementSettings
@@ -21,7 +21,8 @@ from incus_numa.settings import PlacementSettings
 class Desk:
     """The input of one plan, the ledger with every instance of the snapshot where it is now, and an empty ledger.
 
-    `ties` know the groups of all instances that are counted in the ledger.
+    `ties` know the groups of all instances that are counted in the ledger. `search_limit` is the work that choosing the
+    nodes of one instance may take.
     """
 
     snapshot: Snapshot
@@ -29,6 +30,7 @@ class Desk:
     ledger: Ledger
     empty: Ledger
     ties: Ties
+    search_limit: int = SEARCH_LIMIT
 
     @property
     def machine(self) -> Machine:
@@ -57,6 +59,7 @@ class Desk:
             memory_bytes=0 if demand.memory_is_usage else demand.memory_bytes or 0,
             hugepages=_hugepages(instance),
             pull=self.ties.pull(instance, self.ledger, self.settings),
+            limit=self.search_limit,
         )
 
     def cpu_count(self, instance: Instance, nodes: NodeSet) -> int:

@@ -6,14 +6,23 @@ Pure: text to values and values to plain JSON. Called by the `plan` command.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from incus_numa import quantities
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.errors import ConfigError
-from incus_numa.model.instance import Demand, Instance, InstanceKey, InstanceType, MemoryMode, Policy
+from incus_numa.model.instance import (
+    GROUP_NAME,
+    GROUP_RULE,
+    Demand,
+    Instance,
+    InstanceKey,
+    InstanceType,
+    MemoryMode,
+    Policy,
+)
 from incus_numa.model.load import Load
 from incus_numa.model.machine import CoreKind, Machine
 from incus_numa.model.plan import Plan, Proof
@@ -22,6 +31,7 @@ from incus_numa.model.snapshot import Decided, Observed, Snapshot
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=quantities.MAX_BYTES)]
 PageSize = Annotated[int, msgspec.Meta(ge=1, le=quantities.MAX_BYTES)]
+Ids = TypeVar("Ids", CpuSet, NodeSet)
 CORES = {"any": None} | {kind.value: kind for kind in CoreKind}
 
 
@@ -65,18 +75,18 @@ def parse_snapshot(text: bytes, machine: Machine, memory: MemoryMode) -> Snapsho
         try:
             entry = msgspec.json.decode(raw, type=_Entry)
             key = InstanceKey(entry.project, entry.name)
-            if key in named:
-                raise ValueError(f"{key} is there twice; names must be unique in a project")
-            named.add(key)
-            mistakes = _check_entry(entry, machine)
-            if mistakes:
-                problems += [f"instances[{index}]: {key}: {mistake}" for mistake in mistakes]
-                continue
-            instances[key] = _instance(entry, key, memory)
-            observed[key] = _observed(entry, machine)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            problems.append(f"instances[{index}]: {error}")
+            problems.append(f"instances[{index}]{_whose(raw)}: {error}")
             continue
+        mistakes = _check_entry(entry, machine)
+        if key in named:
+            mistakes = ["is there twice; names must be unique in a project"]
+        named.add(key)
+        if mistakes:
+            problems += [f"instances[{index}] ({key}): {mistake}" for mistake in mistakes]
+            continue
+        instances[key] = _instance(entry, key, memory)
+        observed[key] = _observed(entry, machine)
         if entry.load_cpus is not None:
             load[key] = entry.load_cpus
     if problems:
@@ -122,25 +132,49 @@ def render_load(load: Mapping[int, float]) -> dict[str, float]:
     return {str(node): round(load[node], 6) for node in sorted(load)}
 
 
+def _whose(raw: msgspec.Raw) -> str:
+    """Whose entry this is, in brackets, as far as a bad entry says; empty if it does not."""
+    try:
+        keys = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+        name = msgspec.json.decode(keys.get("name", b""), type=str)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return ""
+    try:
+        project = msgspec.json.decode(keys.get("project", b""), type=str)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        project = "default"
+    return f" ({InstanceKey(project, name)})" if name else ""
+
+
 def _check_entry(entry: _Entry, machine: Machine) -> list[str]:
-    """What an entry says that cannot be, on this machine or at all. Raises ValueError for lists that are none."""
+    """What an entry says that cannot be, on this machine or at all."""
     known = NodeSet(machine.node_by_id)
     problems = []
     strange = sorted(set(entry.device_nodes).difference(known))
     if strange:
         problems.append(f"device_nodes {strange[:9]} are no nodes of the machine: expected some of {known}")
-    nodes = NodeSet.parse(entry.nodes or "") - known
-    if nodes:
-        problems.append(f"nodes {nodes} are no nodes of the machine: expected some of {known}")
-    cpus = CpuSet.parse(entry.pinned_cpus or "") - machine.online
-    if cpus:
-        problems.append(f"pinned_cpus {cpus} are no online CPUs of the machine: expected some of {machine.online}")
+    problems += _check_ids("nodes", entry.nodes, known, "nodes")
+    problems += _check_ids("cpus", entry.cpus, machine.online, "online CPUs")
+    problems += _check_ids("pinned_cpus", entry.pinned_cpus, machine.online, "online CPUs")
+    named = (("group", entry.group or ""), *(("avoid", name) for name in entry.avoid))
+    for key, name in ((key, text.strip()) for key, text in named):
+        if name and not GROUP_NAME.fullmatch(name):
+            problems.append(f"{key} {name[:40]!r}: expected {GROUP_RULE}")
     if entry.cores is not None and entry.cores not in CORES:
         problems.append(f"cores {entry.cores[:40]!r}: expected one of {', '.join(CORES)}")
     for size, amount in sorted(entry.hugepages.items()):
         problem = quantities.check_hugepages(size, amount)
         problems += [f"hugepages: {problem}"] if problem else []
     return problems
+
+
+def _check_ids(key: str, text: str | None, known: Ids, what: str) -> list[str]:
+    """What is wrong with a list of ids of nodes or CPUs, of which only those that are `known` are there."""
+    try:
+        strange = type(known).parse(text or "") - known
+    except ValueError as error:
+        return [f"{key}: {error}"]
+    return [f"{key} {strange} are no {what} of the machine: expected some of {known}"] if strange else []
 
 
 def _instance(entry: _Entry, key: InstanceKey, memory: MemoryMode) -> Instance:
@@ -160,8 +194,8 @@ def _instance(entry: _Entry, key: InstanceKey, memory: MemoryMode) -> Instance:
         ),
         policy=entry.policy,
         memory=entry.memory or memory,
-        group=entry.group,
-        avoid=tuple(entry.avoid),
+        group=(entry.group or "").strip() or None,
+        avoid=tuple(dict.fromkeys(name.strip() for name in entry.avoid if name.strip())),
         device_nodes=NodeSet(entry.device_nodes),
         movable=entry.movable,
     )

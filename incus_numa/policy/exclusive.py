@@ -81,8 +81,8 @@ def _spare(ledger: Ledger) -> dict[int, int]:
             continue
         for node in needed:
             if entry.nodes >> node & 1:
-                own = (entry.cpus & of_node[node]).bit_count() if entry.firm else 1
-                needed[node] = max(needed[node], own)
+                own = (entry.cpus & of_node[node]).bit_count()
+                needed[node] = max(needed[node], own if entry.firm else min(own, 1))
     return {
         node: max(0, min((usable.mask & ~pinned).bit_count(), len(usable) - needed[node]))
         for node, usable in ledger.usable.items()

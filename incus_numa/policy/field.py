@@ -20,6 +20,10 @@ from incus_numa.settings import PlacementSettings
 ALMOST_ONE = 1 - 1e-9
 """One, less what rounding can lose."""
 
+SEARCH_LIMIT = 24_000
+"""Work for one question, counted in branches looked at (more for one with many nodes or much memory to make room);
+beyond it the best so far is taken. A width may use half of what is left, but no less than search.LEAST_LIMIT."""
+
 Number = TypeVar("Number", int, float)
 
 Value = tuple[float, float, tuple[int, ...]]
@@ -31,7 +35,8 @@ class Need:
     """What a set of nodes must hold: CPUs, the weight they commit, bytes of memory (0: memory does not matter).
 
     `hugepages` are bytes by page size. `must` is the mask of nodes that have to be in the set, `pull` what the cost
-    adds for each node (see ties); a node that is not in it adds nothing.
+    adds for each node (see ties); a node that is not in it adds nothing. No more than `most_width` nodes are looked at,
+    None for any number, and no more work is done than `limit`.
     """
 
     cpus: int
@@ -40,6 +45,8 @@ class Need:
     hugepages: tuple[tuple[int, int], ...] = ()
     must: int = 0
     pull: Mapping[int, float] = field(default_factory=dict)
+    most_width: int | None = None
+    limit: int = SEARCH_LIMIT
 
 
 class Have(NamedTuple):

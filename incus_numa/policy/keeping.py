@@ -7,6 +7,7 @@ limit, keep new instances away but do not drive out those that are there.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 
 from incus_numa.cpuset import CpuSet, NodeSet
@@ -17,6 +18,9 @@ from incus_numa.policy.candidates import Candidate
 from incus_numa.policy.desk import Desk, by_memory, memory_limit
 from incus_numa.policy.policies import RULES
 from incus_numa.policy.rooms import Rooms
+
+NARROWER = 4
+"""What part of the work that choosing nodes may take is spent to see whether fewer would do."""
 
 
 class Keepers:
@@ -109,6 +113,7 @@ def narrower(desk: Desk, instance: Instance, nodes: NodeSet) -> Candidate | None
     entry = desk.ledger.release(instance.key)
     found = None
     if len(nodes) > candidates.minimum_width(desk.ledger, need):
+        need = replace(need, most_width=len(nodes) - 1, limit=need.limit // NARROWER)
         found = RULES[instance.policy].find(desk, instance, need)
     if entry is not None:
         desk.ledger.commit(instance.key, entry)

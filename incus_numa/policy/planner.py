@@ -75,6 +75,10 @@ def place_new(standing: Standing, snapshot: Snapshot) -> Plan:
     answers |= _own(desk, owners, frozenset())
     answers |= _place_all(desk, sharers)
     _narrow(desk, sharers, answers)
+    # Without a wish for one kind of cores, idle ones were chosen before shared ones.
+    wishing = [one for one in sharers if one.demand.cores is not None]
+    if wishing:
+        _spread_out(desk, wishing, answers)
     answers |= {instance.key: _pinned(desk, instance) for instance in pinned}
     return _assemble(desk, answers, judged)
 
@@ -147,6 +151,7 @@ def _place_all(desk: Desk, instances: Iterable[Instance]) -> Answers:
     One that is refused stays where it is, which the others must know: they are placed again with it counted there.
     """
     order = batch.order(desk, instances)
+    desk = replace(desk, search_limit=batch.search_limit(len(order)))
     refused: dict[InstanceKey, Rejection] = {}
     while True:
         chosen: list[Choice] = []
@@ -267,13 +272,13 @@ def _prefer_what_it_has(desk: Desk, need: Need, found: Candidate, observed: Obse
 
 
 def _narrow(desk: Desk, instances: Iterable[Instance], answers: Answers) -> None:
-    """Give fewer nodes to those that now fit on fewer, until there is none; then try again what was refused.
+    """Give fewer nodes to those that now fit on fewer, and try again what was refused, until nothing changes.
 
     Each change makes the placements narrower or the refusals fewer, so this ends.
     """
-    freed = True
-    while freed:
-        freed = False
+    changed = True
+    while changed:
+        changed = False
         for instance in instances:
             answer = answers[instance.key]
             if isinstance(answer, Placement) and len(answer.nodes) > 1:
@@ -281,11 +286,12 @@ def _narrow(desk: Desk, instances: Iterable[Instance], answers: Answers) -> None
                 if found is not None:
                     desk.ledger.release(instance.key)
                     answers[instance.key] = _settle(desk, _choice(desk, instance, desk.need(instance), found))
-                    freed = True
-        for instance in instances if freed else ():
+                    changed = True
+        for instance in instances:
             if isinstance(answers[instance.key], Rejection):
                 desk.ledger.release(instance.key)
                 answers[instance.key] = _place(desk, instance)
+                changed = changed or isinstance(answers[instance.key], Placement)
 
 
 def _spread_out(desk: Desk, instances: Iterable[Instance], answers: Answers) -> None:

@@ -95,6 +95,12 @@ def not_one(desk: Desk, instance: Instance, width: int) -> str:
     detail = f"policy single-numa-node, but {need.cpus} vCPU{'s' if need.cpus != 1 else ''}"
     if need.memory_bytes:
         detail += f" and {render_bytes(need.memory_bytes)}"
+    if instance.device_nodes:
+        # Which nodes are the largest says nothing where one of them has to be taken.
+        (node,) = instance.device_nodes
+        detail += f" need {width} nodes: node {node} of its devices has "
+        detail += f"{desk.ledger.cpu_count.get(node, 0)} usable CPUs"
+        return detail + (f", {render_bytes(rooms[node])} uncommitted" if need.memory_bytes and node in rooms else "")
     detail += f" need {width} nodes: the largest has {max(desk.ledger.cpu_count.values())} usable CPUs"
     if need.memory_bytes and rooms:
         detail += f", the roomiest {render_bytes(max(rooms.values()))} uncommitted"

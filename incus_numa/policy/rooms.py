@@ -22,7 +22,10 @@ def bits(mask: int) -> Iterator[int]:
 
 
 class Rooms:
-    """Committed bytes by set of nodes, and one way to lay them out that is made when it is first asked for."""
+    """Committed bytes by set of nodes, and one way to lay them out that is made when it is first asked for.
+
+    `steps` counts the work of making room, ever growing.
+    """
 
     def __init__(self, sizes: Mapping[int, int | None]) -> None:
         self._size = {node: UNKNOWN_SIZE if size is None else size for node, size in sizes.items()}
@@ -32,6 +35,7 @@ class Rooms:
         self._left: dict[int, int] = {}
         self._laid: dict[int, dict[int, int]] = {}
         self._settled = self._overfull = False
+        self.steps = 0
 
     def fork(self) -> Rooms:
         """A copy that can change without changing this one; its layout is made anew when it is asked for."""
@@ -159,6 +163,7 @@ class Rooms:
         came: dict[int, tuple[int, int]] = {}
         seen, queue = mask, list(bits(mask))
         for node in queue:
+            self.steps += len(self._laid)
             for wide, laid in self._laid.items():
                 if not laid.get(node):
                     continue

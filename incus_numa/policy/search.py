@@ -15,10 +15,6 @@ from math import inf
 from incus_numa.policy.field import Field, Have, Value
 from incus_numa.policy.scoring import CROWDED
 
-SEARCH_LIMIT = 24_000
-"""Work for one question, counted in branches looked at (more for one with many nodes); beyond it the best so far is
-taken. A width may use half of what is left, but no less than LEAST_LIMIT."""
-
 LEAST_LIMIT = 500
 
 WORK_UNIT = 8
@@ -26,8 +22,8 @@ WORK_UNIT = 8
 
 ROUNDING = 1e-9
 
-MEMORY_WORK = 24
-"""Branches that are looked at in the time that asking for memory takes where other memory may have to make room."""
+FLOW_WORK = 40
+"""Steps of a flow of memory that take about the time that one branch takes otherwise."""
 
 NARROW = 3
 """Sets of so many nodes are searched for without first guesses."""
@@ -75,10 +71,10 @@ class Search:
     def _consider(self, members: Sequence[int], value: Value) -> None:
         if self.best is not None and value >= self.best:
             return
-        if self.arena.need.memory_bytes and self.arena.rooms.has_wide:
-            self.work += MEMORY_WORK
+        steps = self.arena.rooms.steps
         if self.arena.fits(members):
             self.best = value
+        self.work += (self.arena.rooms.steps - steps) // FLOW_WORK
 
     def _seeds(self) -> list[list[int]]:
         """Good first guesses: the roomiest sets, which fit if any does, and a set grown around some of the nodes."""

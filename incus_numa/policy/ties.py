@@ -53,13 +53,13 @@ class Ties:
         for group in instance.avoid:
             self._avoiders[group].discard(key)
 
-    def bind(self, instance: Instance) -> bool:
+    def is_tied(self, instance: Instance) -> bool:
         """Whether anything ties the instance to nodes or drives it away: it is not exchangeable with others then."""
         return bool(instance.device_nodes or instance.group is not None or instance.avoid)
 
     def pull(self, instance: Instance, ledger: Ledger, settings: PlacementSettings) -> Mapping[int, float]:
         """What each node adds to the cost; empty where no node adds anything. Counts those that are in the ledger."""
-        if not self.bind(instance):
+        if not self.is_tied(instance):
             return {}
         far = ledger.machine.remoteness
         added = dict.fromkeys(ledger.nodes, 0.0)

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from incus_numa import quantities
 from incus_numa.cpuset import MAX_ID, CpuSet, NodeSet
-from incus_numa.model.instance import Demand, Instance, InstanceType, MemoryMode, Policy
+from incus_numa.model.instance import GROUP_NAME, GROUP_RULE, Demand, Instance, InstanceType, MemoryMode, Policy
 from incus_numa.model.machine import CoreKind, Machine
 from incus_numa.server.protocol import Product, ServerInstance
 from incus_numa.settings import PlacementSettings
@@ -46,7 +46,6 @@ _COUNT = re.compile(r"[0-9]{1,64}")
 _TOPOLOGY = re.compile(r"(sockets|cores|threads)\s*=\s*([0-9]{1,6})")
 _PERCENT = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*%")
 _SLICE = re.compile(r"([0-9]{1,9})\s*(?:ms)?\s*/\s*([0-9]{1,9})\s*(?:ms)?")
-_GROUP = re.compile(r"[\w.:/@+-]{1,64}")
 # The words of the server's own booleans (shared/util/value.go: IsTrue, IsFalse).
 _BOOLEANS = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
 
@@ -282,8 +281,8 @@ def _choice(kind: type[E], *others: str) -> Callable[[str], E]:
 
 
 def _parse_group(text: str) -> str:
-    if not _GROUP.fullmatch(text):
-        raise ValueError(f"bad group name {_short(text)}: expected up to 64 letters, digits and . _ : / @ + -")
+    if not GROUP_NAME.fullmatch(text):
+        raise ValueError(f"bad group name {_short(text)}: expected {GROUP_RULE}")
     return text
 
 

@@ -198,20 +198,30 @@ def test_plan_cannot_rebalance_yet(tmp_path: Path) -> None:
         ([{"name": "db", "device_nodes": [7]}], "device_nodes"),
         ([{"name": "db", "vpcus": 4}], "vpcus"),
         ([{"name": "db"}, {"name": "db"}], "twice"),
-        ([{"name": "db", "device_nodes": [7]}, {"name": "db"}], "instances[1]: db is there twice"),
-        ([{"name": "db", "nodes": "0,7-8"}], "instances[0]: db: nodes 7-8 are no nodes of the machine"),
-        ([{"name": "db", "pinned_cpus": "3-4"}], "instances[0]: db: pinned_cpus 4 are no online CPUs of the machine"),
-        ([{"name": "db", "device_nodes": [-1]}], "instances[0]: db: device_nodes [-1] are no nodes"),
+        ([{"name": "db", "device_nodes": [7]}, {"name": "db"}], "instances[1] (db): is there twice"),
+        ([{"name": "db", "nodes": "0,7-8"}], "instances[0] (db): nodes 7-8 are no nodes of the machine"),
+        ([{"name": "db", "pinned_cpus": "3-4"}], "instances[0] (db): pinned_cpus 4 are no online CPUs of the machine"),
+        ([{"name": "db", "device_nodes": [-1]}], "instances[0] (db): device_nodes [-1] are no nodes"),
         ([{"name": "db", "vcpus": -3}], "vcpus"),
         ([{"name": "db", "vcpus": 1 << 30}], "vcpus"),
         ([{"name": "db", "memory_bytes": 1 << 63}], "memory_bytes"),
         ([{"name": "db", "load_cpus": -0.1}], "load_cpus"),
         ([{"name": "db", "exclusive": "yes"}], "exclusive"),
-        ([{"name": "db", "cores": "fast"}], "db: cores 'fast': expected one of any, performance, efficiency"),
+        ([{"name": "db", "cores": "fast"}], "(db): cores 'fast': expected one of any, performance, efficiency"),
         ([{"name": "db", "hugepages": {"2M": 1}}], "hugepages"),
         ([{"name": "db", "hugepages": {"2097152": -1}}], "hugepages"),
-        ([{"name": "db", "hugepages": {"2000000": 0}}], "db: hugepages: 2000000 is no page size"),
-        ([{"name": "db", "hugepages": {"2097152": 1}}], "db: hugepages: 1 bytes are no whole number of pages"),
+        ([{"name": "db", "hugepages": {"2000000": 0}}], "(db): hugepages: 2000000 is no page size"),
+        ([{"name": "db", "hugepages": {"2097152": 1}}], "(db): hugepages: 1 bytes are no whole number of pages"),
+        ([{"name": "db", "vcpus": 0}], "instances[0] (db): Expected `int` >= 1 - at `$.vcpus`"),
+        ([{"name": "db", "project": "ci", "vcpus": 0}], "instances[0] (ci/db): Expected"),
+        ([{"name": "db", "project": 3}], "instances[0] (db): Expected `str`"),
+        ([{"name": 3, "vcpus": 0}], "instances[0]: Expected"),
+        ([{"name": "db", "nodes": "0-x"}], "instances[0] (db): nodes: bad"),
+        ([{"name": "db", "cpus": "3-1"}], "instances[0] (db): cpus: bad"),
+        ([{"name": "db", "cpus": "0,4-5"}], "instances[0] (db): cpus 4-5 are no online CPUs of the machine"),
+        ([{"name": "db", "group": "a b"}], "instances[0] (db): group 'a b': expected up to 64 letters"),
+        ([{"name": "db", "group": "g" * 65}], "instances[0] (db): group 'gggg"),
+        ([{"name": "db", "avoid": ["ok", "a,b"]}], "instances[0] (db): avoid 'a,b': expected up to 64 letters"),
         ([17], "object"),
     ],
 )
@@ -226,13 +236,17 @@ def test_bad_instances_are_2_and_say_where(tmp_path: Path, instances: object, sa
 def test_every_bad_instance_is_told_at_once(tmp_path: Path) -> None:
     result = plan(tmp_path, [{"name": "a", "vcpus": 0}, {"name": "b"}, {"nam": "c"}, {"name": "d", "cpus": "x"}])
     assert result.code == 2
-    assert [line.split(": ")[2] for line in result.err.splitlines()] == ["instances[0]", "instances[2]", "instances[3]"]
+    assert [line.split(": ")[2] for line in result.err.splitlines()] == [
+        "instances[0] (a)",
+        "instances[2]",
+        "instances[3] (d)",
+    ]
 
 
 def test_every_mistake_of_an_instance_is_told_at_once(tmp_path: Path) -> None:
     wrong = {"name": "db", "device_nodes": [9], "nodes": "5", "pinned_cpus": "99", "cores": "x", "hugepages": {"3": 1}}
     lines = plan(tmp_path, [wrong]).err.splitlines()
-    assert [line.split(": db: ")[1].split()[0] for line in lines] == [
+    assert [line.split(" (db): ")[1].split()[0] for line in lines] == [
         "device_nodes",
         "nodes",
         "pinned_cpus",

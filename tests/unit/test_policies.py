@@ -91,8 +91,8 @@ def test_single_numa_node_refuses_what_only_fits_beside_the_device() -> None:
     reason, detail = refusal(beside(new, full(2)))
     assert reason is Reason.NOT_ONE_NODE
     assert detail == (
-        "policy single-numa-node, but 1 vCPU and 4 GiB need 2 nodes: the largest has 4 usable CPUs, the roomiest"
-        " 32 GiB uncommitted"
+        "policy single-numa-node, but 1 vCPU and 4 GiB need 2 nodes: node 2 of its devices has 4 usable CPUs,"
+        " 2 GiB uncommitted"
     )
 
 

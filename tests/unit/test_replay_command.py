@@ -85,6 +85,62 @@ def test_settings_decide(machine: Path, trace: Path, tmp_path: Path) -> None:
     assert found["policies"]["incus"]["mean_load"] == round((4 * 5 + 10 + 11 * 4 + 7 * 10) / 12 / 20, 6)
 
 
+def kept(folder: Path, per_node: str, policy: str = "static") -> Path:
+    """Settings that keep so much of nodes 0 and 1 each for the host."""
+    total = f"{2 * int(per_node)}GiB"
+    return config_file(
+        folder,
+        f'[memory]\npolicy = "{policy}"\nreserved_total = "{total}"\n'
+        f'reserved = {{0 = "{per_node}GiB", 1 = "{per_node}GiB"}}\n',
+    )
+
+
+def test_memory_kept_for_the_host_is_not_given_away(machine: Path, tmp_path: Path) -> None:
+    arrivals = "".join(f"i{n},{n},,1,{31 << 30}\n" for n in range(4))
+    trace = write(tmp_path / "trace.csv", f"id,arrival_s,departure_s,vcpus,memory_bytes\n{arrivals}")
+    words = ("-f", "json", "--policy", "single-numa-node")
+    found = [
+        simulate(machine, trace, *words, "--settings", kept(tmp_path, gib)).data["policies"]["single-numa-node"]
+        for gib in ("1", "2")
+    ]
+    assert [(one["placed"], one["rejected"]) for one in found] == [(4, 0), (2, 2)]
+
+
+@pytest.mark.parametrize("piped", [False, True])
+@pytest.mark.parametrize("option", ["--settings", "--config"])
+def test_what_the_machine_cannot_keep_is_refused_as_by_plan(
+    machine: Path, trace: Path, tmp_path: Path, option: str, piped: bool
+) -> None:
+    settings = kept(tmp_path, "33")
+    instances = write(tmp_path / "instances.json", "[]")
+    planned = run("plan", "--machine", machine, "--instances", instances, option, settings)
+    with mock.patch.object(sys, "stdin", mock.Mock(buffer=io.BytesIO(machine.read_bytes()))):
+        result = simulate("-" if piped else machine, trace, option, settings)
+    assert (result.code, result.out, result.err) == (2, "", planned.err)
+    assert [line.split(" = ")[0] for line in result.err.splitlines()] == [
+        f"Error: {settings}: memory.reserved.{node}" for node in (0, 1)
+    ]
+
+
+def test_a_machine_from_standard_input_is_read_once_for_settings_and_replay(
+    machine: Path, trace: Path, tmp_path: Path
+) -> None:
+    with mock.patch.object(sys, "stdin", mock.Mock(buffer=io.BytesIO(machine.read_bytes()))):
+        result = simulate("-", trace, "--settings", kept(tmp_path, "2"))
+    assert (result.code, result.err) == (0, "")
+
+
+def test_a_bad_machine_is_told_beside_a_bad_trace_whatever_is_kept(tmp_path: Path) -> None:
+    machine, trace = write(tmp_path / "machine.json", "{}"), write(tmp_path / "trace.csv", "")
+    lines = simulate(machine, trace, "--settings", kept(tmp_path, "2")).err.splitlines()
+    assert [line.split(": ")[1] for line in lines] == [str(machine), str(trace)]
+
+
+def test_reservations_that_are_ignored_are_said_to_be(machine: Path, trace: Path, tmp_path: Path) -> None:
+    result = simulate(machine, trace, "--settings", kept(tmp_path, "33", policy="none"))
+    assert (result.code, result.err.count("Warning: memory.reserved_total and memory.reserved: ignored")) == (0, 1)
+
+
 @pytest.mark.parametrize("piped", ["machine", "trace"])
 def test_one_file_may_be_standard_input(machine: Path, trace: Path, piped: str) -> None:
     files = {"machine": machine, "trace": trace}

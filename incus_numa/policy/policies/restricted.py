@@ -19,7 +19,11 @@ def find(desk: Desk, instance: Instance, need: Need) -> Candidate | Rejection:
     found = aligned.find(desk, instance, need)
     if isinstance(found, Rejection):
         return found
-    return forbids(desk, instance, found.nodes) or found
+    refused = forbids(desk, instance, found.nodes)
+    if refused is not None and found.least_width < len(found.nodes):
+        # Refused all the same: nothing says that what was not looked at would do.
+        refused = replace(refused, detail=f"{refused.detail}; the search was cut: {found.least_width} nodes may do now")
+    return refused or found
 
 
 def forbids(desk: Desk, instance: Instance, nodes: NodeSet) -> Rejection | None:
