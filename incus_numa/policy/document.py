@@ -154,7 +154,8 @@ def _check_entry(entry: _Entry, machine: Machine) -> list[str]:
     if strange:
         problems.append(f"device_nodes {strange[:9]} are no nodes of the machine: expected some of {known}")
     problems += _check_ids("nodes", entry.nodes, known, "nodes")
-    problems += _check_ids("cpus", entry.cpus, machine.online, "online CPUs")
+    # What it has may have gone offline since: then it is given others.
+    problems += _check_ids("cpus", entry.cpus, None, "CPUs")
     problems += _check_ids("pinned_cpus", entry.pinned_cpus, machine.online, "online CPUs")
     named = (("group", entry.group or ""), *(("avoid", name) for name in entry.avoid))
     for key, name in ((key, text.strip()) for key, text in named):
@@ -168,9 +169,12 @@ def _check_entry(entry: _Entry, machine: Machine) -> list[str]:
     return problems
 
 
-def _check_ids(key: str, text: str | None, known: Ids, what: str) -> list[str]:
-    """What is wrong with a list of ids of nodes or CPUs, of which only those that are `known` are there."""
+def _check_ids(key: str, text: str | None, known: Ids | None, what: str) -> list[str]:
+    """What is wrong with a list of ids of nodes or CPUs, of which only those that are `known` are there, if given."""
     try:
+        if known is None:
+            CpuSet.parse(text or "")
+            return []
         strange = type(known).parse(text or "") - known
     except ValueError as error:
         return [f"{key}: {error}"]
