@@ -55,6 +55,7 @@ class Reconciler:
         # A lock lives as long as somebody holds it or waits for it.
         self._locks: WeakValueDictionary[InstanceKey, asyncio.Lock] = WeakValueDictionary()
         self._forbidden: set[InstanceKey] = set()
+        self._held: set[InstanceKey] = set()
         self._own_updates: dict[InstanceKey, float] = {}
         self._said = Said()
         self._told_owners: set[InstanceKey] = set()
@@ -116,7 +117,10 @@ class Reconciler:
         work: list[tuple[Target, tuple[Step, ...]]] = []
         for key in keys:
             placement, seen = self._placements.get(key), self.world.get(key)
-            if placement is None or seen is None or self._lock(key).locked():
+            if placement is None or seen is None:
+                continue
+            if self._lock(key).locked():
+                self._held.add(key)
                 continue
             # The record waits for a pass; CPUs and memory are right without it.
             todo = tuple(step for step in self._steps(placement, seen) if not isinstance(step, PatchNodes))
@@ -150,6 +154,11 @@ class Reconciler:
     def is_placed(self, key: InstanceKey) -> bool:
         """Whether the instance has a placement of ours."""
         return key in self._placements
+
+    def take_held(self) -> frozenset[InstanceKey]:
+        """Those that were not put right since this was asked, as a pass was at work on them: to be compared again."""
+        held, self._held = frozenset(self._held), set()
+        return held
 
     def take_freed(self) -> bool:
         """Whether exclusive CPUs became usable since this was asked: those that have too few may get them now."""

@@ -41,6 +41,9 @@ REST_S = 0.005
 """Pause after each such go while instances are starting: a server that rewrites a thousand cpusets must not hold up
 starts."""
 
+HELD_S = 0.05
+"""When to compare a cpuset again that could not be put right because a pass was at work on its instance."""
+
 SWEEP_REST_S = 0.002
 """Pause after a verification of all cpusets, for each of them: keeps it to about a twentieth of a core."""
 
@@ -325,6 +328,9 @@ class Service:
                 ]
                 if drifted:
                     await self._guarded(self._reconciler.reassert(drifted))
+                for key in self._reconciler.take_held():
+                    # A pass over others works on it, whose writes may be older than what was seen.
+                    asyncio.get_running_loop().call_later(HELD_S, self._triggers.look_at_cgroup, key)
                 await asyncio.sleep(REST_S if self._running else 0)
 
     async def _guarded(self, work: Coroutine[Any, Any, object]) -> None:

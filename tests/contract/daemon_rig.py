@@ -208,6 +208,14 @@ class Rig:
         await self.simulator.balanced()
         await eventually(lambda: all(self.is_placed(key) for key in keys))
 
+    async def at_rest(self, *keys: InstanceKey) -> None:
+        """Return when every instance has the CPUs that were last decided for it, as its cgroup keeps them."""
+        await eventually(lambda: all(self._has_what_was_decided(key) for key in keys))
+
+    def _has_what_was_decided(self, key: InstanceKey) -> bool:
+        state = self._cgroups.read(self.path(key, "cpuset.cpus").parent)
+        return state.decided is None or state.decided.cpus in (None, state.cpus)
+
     async def present(self, name: str, cpu: int | str | None = None, **config: str) -> InstanceKey:
         """A container that was started and placed."""
         key = self.managed(name, cpu, **config)

@@ -172,3 +172,26 @@ async def test_two_writers_do_not_fight_for_ever_over_an_instance_at_rest() -> N
         await asyncio.gather(*(r.events_taken() for _ in range(3)))
         assert r.simulator.incus.balancer.passes == passes + 1
         assert len(r.writes(key)) <= writes + 2
+
+
+async def test_rewrite_while_a_pass_over_everything_is_at_work_on_the_instance_is_undone() -> None:
+    async with rig(wish=Wish(settings=Settings(daemon=INOTIFY_ONLY))) as r:
+        key = await r.present("c1", 3)
+        await r.events_taken()
+        right, written = r.seat(key), asyncio.Event()
+
+        async def meddle(which: InstanceKey) -> None:
+            if which == key and not written.is_set():
+                written.set()
+                r.simulator.kernel.set_cpus(key, _foreign(r, key))
+                # Long enough for the change to be seen while the pass still holds the instance.
+                await asyncio.sleep(0.2)
+
+        r.daemon.server.before_patch = meddle
+        # Only the record is wrong, so the pass itself has no reason to write CPUs.
+        record = r.simulator.incus.get(key)
+        record.config["volatile.cpu.nodes"] = "3" if right.record != NodeSet([3]) else "0"
+        record.changed()
+        r.daemon.service.reload()
+        await asyncio.wait_for(written.wait(), 10)
+        await eventually(lambda: r.seat(key) == right)
