@@ -15,6 +15,8 @@ from incus_numa.settings import Settings, parse_settings
 
 DEFAULT_CONFIG = "/etc/incus-numa/config.toml"
 
+FILE = click.Path(path_type=Path)
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -33,7 +35,7 @@ def common_with(default_level: str) -> Callable[[F], F]:
             "--config",
             "config_file",
             metavar="FILE",
-            type=click.Path(path_type=Path),
+            type=FILE,
             default=None,
             help=f"Configuration file; {DEFAULT_CONFIG} if it exists.",
         )(function)
@@ -43,6 +45,17 @@ def common_with(default_level: str) -> Callable[[F], F]:
 
 common = common_with("warning")
 """The shared options of a command that runs once: it says what it did on standard output, so it logs problems only."""
+
+
+on_machine = click.option(
+    "--machine", "machine_file", metavar="FILE", type=FILE, required=True, help="Machine, as of topology."
+)
+"""The machine that a command works on offline."""
+
+with_settings = click.option(
+    "--settings", "settings_file", metavar="FILE", type=FILE, help="Like --config, and stronger."
+)
+"""The settings file of a command that works offline."""
 
 
 def formatted(function: F) -> F:

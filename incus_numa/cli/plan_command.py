@@ -11,7 +11,7 @@ import click
 from incus_numa.cli import output
 from incus_numa.cli.fitting import load_fitting, warn_of_unused
 from incus_numa.cli.main import EXIT_REFUSED
-from incus_numa.cli.options import common, formatted, named, read_input, start_logging
+from incus_numa.cli.options import FILE, common, formatted, named, on_machine, read_input, start_logging, with_settings
 from incus_numa.errors import ConfigError
 from incus_numa.model.instance import MemoryMode
 from incus_numa.model.machine import Machine
@@ -21,15 +21,14 @@ from incus_numa.policy import document as plan_document
 from incus_numa.policy import planner, reservations
 from incus_numa.topology import document as machine_document
 
-FILE = click.Path(path_type=Path)
 COLUMNS = ("instance", "nodes", "cpus", "mems", "moved", "reason")
 
 
 @click.command()
-@click.option("--machine", "machine_file", metavar="FILE", type=FILE, required=True, help="Machine, as of topology.")
+@on_machine
 @click.option("--instances", "instances_file", metavar="FILE", type=FILE, required=True, help="List of instances.")
 @click.option("--rebalance", is_flag=True, help="Also move what pays (not in this version).")
-@click.option("--settings", "settings_file", metavar="FILE", type=FILE, help="Like --config, and stronger.")
+@with_settings
 @formatted
 @common
 def command(

@@ -15,7 +15,7 @@ import click
 
 from incus_numa.cli import output
 from incus_numa.cli.fitting import load_fitting, warn_of_unused
-from incus_numa.cli.options import common, formatted, named, read_input, start_logging
+from incus_numa.cli.options import FILE, common, formatted, named, on_machine, read_input, start_logging, with_settings
 from incus_numa.errors import ConfigError, ReportError
 from incus_numa.model.machine import Machine
 from incus_numa.policy import reservations
@@ -28,7 +28,6 @@ from incus_numa.replay.stays import Stay
 from incus_numa.settings import PlacementSettings, Settings
 from incus_numa.topology import document as machine_document
 
-FILE = click.Path(path_type=Path)
 STDIN = Path("-")
 DIGITS = 6
 
@@ -52,7 +51,7 @@ class Input:
 
 
 @click.command()
-@click.option("--machine", "machine_file", metavar="FILE", type=FILE, required=True, help="Machine, as of topology.")
+@on_machine
 @click.option("--trace", "trace_file", metavar="FILE", type=FILE, required=True, help="Arrivals and departures, CSV.")
 @click.option(
     "--policy",
@@ -64,7 +63,7 @@ class Input:
 )
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Only the N instances that arrive first.")
 @click.option("--chart", "chart_file", metavar="FILE", type=FILE, help="Draw the load of every node over time, as SVG.")
-@click.option("--settings", "settings_file", metavar="FILE", type=FILE, help="Like --config, and stronger.")
+@with_settings
 @formatted
 @common
 def command(

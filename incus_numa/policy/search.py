@@ -34,7 +34,7 @@ MOST_SEEDS = 24
 
 @dataclass(kw_only=True, slots=True)
 class Search:
-    """One width's search and its best so far.
+    """One width's search, of two nodes or more, and its best so far.
 
     `bound` is None while every set of the width has been looked at or cut with reason; else no set that was not
     looked at costs less.
@@ -54,10 +54,6 @@ class Search:
     def run(self) -> Value | None:
         """The best set of this width, None when none fits or none was found within the limit."""
         arena = self.arena
-        if self.width == 1:
-            for index in range(len(arena.ids)):
-                self._consider([index], arena.value([index]))
-            return self.best
         self.scarce = arena.is_scarce(self.width)
         pairs = arena.least_pairs[self.width]
         self.least_far = arena.settings.distance_weight * pairs / (self.width * (self.width - 1))
