@@ -23,6 +23,14 @@ placement   the nodes, CPUs and memory nodes (mems) decided for an instance.
 observed    what an instance has now, as its configuration and its cgroup say.
 decided     what we decided for an instance since it started; what it has without that is the server's choice.
 load        committed vCPU weight over usable CPUs, of a node or of a CPU.
+sample      one reading of the kernel's counters; two of them make a *rate*, which is smoothed.
+measured    of load: CPUs that are kept busy over usable CPUs, of a node; the CPUs themselves, of an instance.
+imbalance   the highest measured load of a node over the mean one.
+potential   what every move by measured load lowers, so that no sequence of moves can come back; its fall is the *gain*.
+price       what a move costs, in the potential's unit: a constant, and the memory that follows.
+hold        why an instance on a node that is too loaded stays there.
+locality    the part of an instance's memory that is on its own nodes.
+journal     the moves that were made, on disk; bounded, and safe to delete.
 width       how many nodes a set has.
 cost        what sets of one width are compared by: load, distance, ties.
 proof       what a search for nodes has shown: its cost, a bound of it, the least width.

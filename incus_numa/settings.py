@@ -21,7 +21,12 @@ from incus_numa.errors import ConfigError
 
 Seconds = Annotated[float, msgspec.Meta(ge=0.1, le=86400)]
 Weight = Annotated[float, msgspec.Meta(ge=0, le=1000)]
+Margin = Annotated[float, msgspec.Meta(ge=0.01, le=10)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
 
+
+LEAST_PACE = 1 << 20
+"""Bytes per second below which memory would never arrive."""
 
 _NODE_ID = re.compile(r"0|[1-9][0-9]{0,4}")
 
@@ -110,6 +115,36 @@ class DaemonSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RebalanceSettings:
+    """When running instances are moved by their measured load, and how fast."""
+
+    enabled: bool = key(
+        default=True, meaning="Whether the daemon and the timer move running instances by measured load."
+    )
+    interval_s: Seconds = key(10.0, "The daemon samples and decides this often, in seconds (0.1 to 86400).")
+    time_constant_s: Seconds = key(
+        30.0, "Rates are smoothed with this time constant, in seconds (0.1 to 86400): older use counts less and less."
+    )
+    margin: Margin = key(
+        0.1, "Act when the highest load of a node is above the mean by more than this part of it (0.01 to 10)."
+    )
+    hold_s: Seconds = key(60.0, "... and has been for so long, in seconds (0.1 to 86400).")
+    cooldown_s: Seconds = key(600.0, "An instance that was moved stays for so long, in seconds (0.1 to 86400).")
+    max_moves: Count = key(10, "Move at most so many instances at a time (1 to 10000).")
+    max_bytes: int = key(16 << 30, "Move at most so much memory at a time: 16GiB, 500M or bytes.")
+    move_price: Weight = key(
+        0.02,
+        "What any move costs; it must gain more: one busy CPU on a node less loaded by 0.01 gains this (0 to 1000).",
+    )
+    gib_price: Weight = key(
+        0.005, "... and in addition for each GiB that follows, times the distance over the local one (0 to 1000)."
+    )
+    bytes_per_second: int = key(1 << 30, "Memory follows no faster than this: 1GiB, 500M or bytes.")
+    window_s: Seconds = key(10.0, "`incus-numa rebalance` samples for so long, in seconds (0.1 to 86400).")
+    journal: str = key("/var/lib/incus-numa/moves.jsonl", "Where moves are noted; may be deleted at any time.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """All tables of the configuration file."""
 
@@ -118,6 +153,7 @@ class Settings:
     placement: PlacementSettings = field(default_factory=PlacementSettings)
     memory: MemorySettings = field(default_factory=MemorySettings)
     daemon: DaemonSettings = field(default_factory=DaemonSettings)
+    rebalance: RebalanceSettings = field(default_factory=RebalanceSettings)
 
 
 def parse_settings(text: str) -> Settings:
@@ -168,6 +204,11 @@ def check_settings(settings: Settings) -> tuple[str, ...]:
             problems.append(f"host.{name} = {path!r}: expected an absolute path")
     if settings.server.socket and not settings.server.socket.startswith("/"):
         problems.append(f"server.socket = {settings.server.socket!r}: expected an absolute path or nothing")
+    if not settings.rebalance.journal.startswith("/"):
+        problems.append(f"rebalance.journal = {settings.rebalance.journal!r}: expected an absolute path")
+    if settings.rebalance.bytes_per_second < LEAST_PACE:
+        told = quantities.render_exactly(settings.rebalance.bytes_per_second)
+        problems.append(f"rebalance.bytes_per_second = {told!r}: expected 1MiB or more")
     return (*problems, *_check_memory(settings.memory))
 
 
@@ -223,7 +264,7 @@ def render_settings(settings: Settings) -> str:
 
 def _plain(name: str, value: Any) -> Any:
     """A value as TOML and JSON have it; amounts of memory as people write them."""
-    if name == "reserved_total":
+    if name in ("reserved_total", "max_bytes", "bytes_per_second"):
         return quantities.render_exactly(value)
     if name == "reserved":
         return {str(one.node): quantities.render_exactly(one.size_bytes) for one in value}
@@ -296,4 +337,6 @@ def _short(value: object) -> str:
 _AMOUNTS: Mapping[tuple[str, str], Callable[[str, object, list[str]], Any]] = {
     ("memory", "reserved_total"): _amount,
     ("memory", "reserved"): _reservations,
+    ("rebalance", "max_bytes"): _amount,
+    ("rebalance", "bytes_per_second"): _amount,
 }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from incus_numa.applier.protocol import Target
-from incus_numa.model.plan import Outcome, Step, StepResult
+from incus_numa.applier.protocol import Progress, Target
+from incus_numa.model.plan import MovePages, Outcome, Step, StepResult
 
 
 class DryRunApplier:
@@ -22,3 +22,7 @@ class DryRunApplier:
     async def release(self, target: Target, steps: Sequence[Step]) -> tuple[StepResult, ...]:
         """Every step, as something that would be done."""
         return await self.apply(target, steps)
+
+    async def move_pages(self, target: Target, step: MovePages, progress: Progress) -> StepResult:
+        """The step, as something that would be done."""
+        return StepResult(step=step, outcome=Outcome.WOULD_DO)

@@ -7,10 +7,10 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from incus_numa.applier.protocol import Target, describe
+from incus_numa.applier.protocol import Progress, Target, describe
 from incus_numa.errors import ForbiddenKeyError, GoneError, ReportError, RetryError
 from incus_numa.host.cgroup import CgroupFiles
-from incus_numa.model.plan import Outcome, PatchNodes, Step, StepResult, WriteCpus, WriteMems
+from incus_numa.model.plan import MovePages, Outcome, PatchNodes, Step, StepResult, WriteCpus, WriteMems
 from incus_numa.server.protocol import Server
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,10 @@ class LiveApplier:
         if target.group is not None and all(result.outcome is Outcome.DONE for result in results):
             self._cgroups.unmark(target.group)
         return results
+
+    async def move_pages(self, target: Target, step: MovePages, progress: Progress) -> StepResult:
+        """Let memory follow slice by slice, as the protocol says."""
+        raise NotImplementedError
 
     async def _patched(self, target: Target, steps: Sequence[PatchNodes]) -> list[StepResult]:
         results = []

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, assert_never
 
 from incus_numa.model.instance import InstanceKey
-from incus_numa.model.plan import PatchNodes, Step, StepResult, WriteCpus, WriteMems
+from incus_numa.model.plan import MovePages, PatchNodes, Step, StepResult, WriteCpus, WriteMems
 from incus_numa.model.snapshot import Decided
+from incus_numa.quantities import render_bytes
+
+Progress = Callable[[int], bool]
+"""Called with the bytes moved so far after each slice; says whether to go on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,17 +31,37 @@ class Target:
     mark: Decided | None
 
 
+class PageMover(Protocol):
+    """Moves memory of the processes in a cgroup from node to node, slice by slice."""
+
+    def move(self, group: Path, step: MovePages) -> Iterator[int]:
+        """Each item is one slice of work that was done, aimed at 20 ms: the bytes that it moved, which can be 0.
+
+        Ends when nothing that can be moved is left on the sources. Raises GoneError when the group is gone, ReportError
+        when the kernel does not let us.
+        """
+
+
 class Applier(Protocol):
     """Carries out the steps of one instance: the record, and beside it those on the cgroup in their order."""
 
     async def apply(self, target: Target, steps: Sequence[Step]) -> tuple[StepResult, ...]:
-        """Results of the steps that were tried. After BUSY the instance should be looked at again soon."""
+        """Results of the steps that were tried. After BUSY the instance should be looked at again soon.
+
+        Memory does not move here: `steps` has no MovePages.
+        """
 
     async def apply_together(self, work: Sequence[tuple[Target, Sequence[Step]]]) -> tuple[StepResult, ...]:
         """`apply` for many instances whose steps do not ask the server, all at once."""
 
     async def release(self, target: Target, steps: Sequence[Step]) -> tuple[StepResult, ...]:
         """Carry out the last steps of an instance that is no longer ours, then forget what was decided for it."""
+
+    async def move_pages(self, target: Target, step: MovePages, progress: Progress) -> StepResult:
+        """Let memory follow, slice by slice and no faster than the settings say, for as long as `progress` says so.
+
+        DONE when nothing that can be moved is left, CUT when it was stopped before; FAILED and GONE as always.
+        """
 
 
 def describe(step: Step) -> str:
@@ -54,4 +78,6 @@ def describe_change(step: Step) -> str:
             return f"cpuset.cpus={step.cpus} was={step.before or 'unset'}"
         case WriteMems():
             return f"cpuset.mems={step.mems or 'unset'} was={step.before or 'unset'}"
+        case MovePages():
+            return f"memory={render_bytes(step.size_bytes)} from={step.sources} to={step.targets}"
     assert_never(step)

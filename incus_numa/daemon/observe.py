@@ -8,17 +8,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
 
-from incus_numa.cpuset import CpuSet
 from incus_numa.daemon.seen import Seen, moved
 from incus_numa.errors import GoneError, ReportError, RetryError
 from incus_numa.host.cgroup import CgroupFiles
 from incus_numa.model.instance import Instance, InstanceKey, InstanceType
 from incus_numa.model.machine import Machine
-from incus_numa.model.plan import PatchNodes, Plan, Step, WriteCpus, WriteMems
+from incus_numa.model.plan import MovePages, PatchNodes, Plan, Step, WriteCpus, WriteMems
 from incus_numa.model.snapshot import NOTHING, Decided, Observed, Snapshot
 from incus_numa.policy import planner, reservations
 from incus_numa.policy.desk import Standing
@@ -285,6 +285,8 @@ class World:
                 now = replace(seen, observed=replace(seen.observed, cpus=step.cpus))
             case WriteMems():
                 now = replace(seen, observed=replace(seen.observed, mems=step.mems))
+            case MovePages():
+                now = replace(seen, observed=replace(seen.observed, memory=self._pages(seen.group)))
             case _:
                 assert_never(step)
         self._remember(step.key, now)
@@ -392,4 +394,8 @@ class World:
         except ReportError as error:
             log.debug("instance=%s cgroup not read: %s", raw.key, error)
             return replace(NOTHING, nodes=nodes), str(error)
-        return Observed(nodes=nodes, cpus=state.cpus or CpuSet(), mems=state.mems, decided=state.decided), None
+        memory = self._pages(group)
+        return Observed(nodes=nodes, cpus=state.cpus, mems=state.mems, decided=state.decided, memory=memory), None
+
+    def _pages(self, group: Path | None) -> Mapping[int, int] | None:
+        return None if group is None else self.cgroups.memory_by_node(group)

@@ -41,6 +41,7 @@ class Proof:
 class Placement:
     """Where an instance belongs. `mems` is None when its memory is not bound; `reason` is a sentence.
 
+    `leaves` are nodes that it is moved away from: memory that is not bound follows from them.
     `exclusive` CPUs are nobody else's. `proof` is None where the nodes are not what a search for them alone
     found: kept, pinned, exclusive, or changed together with others.
     """
@@ -53,6 +54,7 @@ class Placement:
     reason: str = ""
     exclusive: bool = False
     proof: Proof | None = None
+    leaves: NodeSet | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +106,20 @@ class WriteMems:
     before: NodeSet | None
 
 
-Step = PatchNodes | WriteCpus | WriteMems
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MovePages:
+    """Move the instance's memory from some nodes to others in short slices, before or instead of binding it there.
+
+    `size_bytes` is what was there to be moved when this was decided.
+    """
+
+    key: InstanceKey
+    sources: NodeSet
+    targets: NodeSet
+    size_bytes: int
+
+
+Step = PatchNodes | WriteCpus | WriteMems | MovePages
 
 
 class Outcome(Enum):
@@ -116,6 +131,7 @@ class Outcome(Enum):
     BUSY = "busy"
     FORBIDDEN = "forbidden"
     FAILED = "failed"
+    CUT = "cut"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

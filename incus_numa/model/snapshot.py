@@ -25,13 +25,15 @@ class Observed:
 
     `nodes` is what the server's configuration says (`volatile.cpu.nodes`), `cpus` and `mems` what its cgroup says;
     None when there is no value. An empty `mems` means that memory is not bound. Without `decided`, nodes and CPUs
-    are the server's own choice, which is kept only where it is not worse than ours.
+    are the server's own choice, which is kept only where it is not worse than ours. `memory` is its anonymous memory by
+    node in bytes, None when it was not read.
     """
 
     nodes: NodeSet | None = None
     cpus: CpuSet | None = None
     mems: NodeSet | None = None
     decided: Decided | None = None
+    memory: Mapping[int, int] | None = None
 
 
 NOTHING = Observed()

@@ -1,14 +1,20 @@
 """From a plan to the steps that bring each instance there. A value that is already right yields no step.
 
 Every prefix of an instance's steps is legal: the record first (it may also be written beside the others), then memory
-is widened to the union of old and new nodes, then CPUs change, then memory is narrowed.
+is widened to the union of old and new nodes, then CPUs change, then memory follows in slices, then it is narrowed. What
+a crash leaves undone is a step again when the instance is looked at next.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from incus_numa.cpuset import NodeSet
-from incus_numa.model.plan import PatchNodes, Placement, Step, WriteCpus, WriteMems
+from incus_numa.model.plan import MovePages, PatchNodes, Placement, Step, WriteCpus, WriteMems
 from incus_numa.model.snapshot import Observed
+
+PACED_BYTES = 64 << 20
+"""Less memory than this is not moved in slices: narrowing the binding moves it at once, in tens of milliseconds."""
 
 
 def diff_one(placement: Placement, observed: Observed, memory_nodes: NodeSet) -> tuple[Step, ...]:
@@ -27,9 +33,34 @@ def diff_one(placement: Placement, observed: Observed, memory_nodes: NodeSet) ->
         steps.append(WriteMems(key=key, mems=wide, before=observed.mems))
     if observed.cpus is not None and observed.cpus != placement.cpus:
         steps.append(WriteCpus(key=key, cpus=placement.cpus, before=observed.cpus))
-    if observed.mems is not None and wide != wanted:
+    narrows = observed.mems is not None and wide != wanted
+    follows = _follows(placement, observed, wanted if narrows else NodeSet(), memory_nodes)
+    if follows is not None:
+        steps.append(follows)
+    if narrows:
         steps.append(WriteMems(key=key, mems=wanted, before=observed.mems if wide == bound else wide))
     return tuple(steps)
+
+
+def at_once(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """The steps that need not wait for memory to follow: all before that, or all if none has to."""
+    for place, step in enumerate(steps):
+        if isinstance(step, MovePages):
+            return tuple(steps[:place])
+    return tuple(steps)
+
+
+def _follows(placement: Placement, observed: Observed, wanted: NodeSet, memory_nodes: NodeSet) -> MovePages | None:
+    """Memory that is to follow in slices: all that is outside a narrower binding, or on nodes that were left."""
+    if observed.mems is None or observed.memory is None:
+        return None
+    targets = wanted or ((placement.nodes & memory_nodes) - (placement.leaves or NodeSet()))
+    left = NodeSet(observed.memory) - wanted if wanted else (placement.leaves or NodeSet()) - placement.nodes
+    sources = NodeSet(node for node in left if observed.memory.get(node))
+    size = sum(observed.memory.get(node, 0) for node in sources)
+    if size < PACED_BYTES or not targets:
+        return None
+    return MovePages(key=placement.key, sources=sources, targets=targets, size_bytes=size)
 
 
 def _bound(mems: NodeSet, memory_nodes: NodeSet) -> NodeSet:

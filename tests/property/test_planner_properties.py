@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.instance import Instance, InstanceKey, Policy
 from incus_numa.model.machine import Machine
-from incus_numa.model.plan import PatchNodes, Placement, Plan, Reason, Step, WriteCpus
+from incus_numa.model.plan import MovePages, PatchNodes, Placement, Plan, Reason, Step, WriteCpus
 from incus_numa.model.snapshot import Decided, Observed, Snapshot
 from incus_numa.policy import planner, steps
 from incus_numa.policy.check import check_plan
@@ -358,8 +358,13 @@ def test_stricter_policies_only_refuse(state: Snapshot) -> None:
 
 @given(anywhere(), st.data())
 def test_every_prefix_of_the_steps_is_legal(state: Snapshot, data: st.DataObject) -> None:
+    ids = sorted(state.machine.node_by_id)
+    sizes = st.none() | st.dictionaries(st.sampled_from(ids), st.integers(0, 4 * steps.PACED_BYTES))
     mems = {key: data.draw(st.sampled_from([None, NodeSet(), seen.nodes])) for key, seen in state.observed.items()}
-    state = replace(state, observed={key: replace(seen, mems=mems[key]) for key, seen in state.observed.items()})
+    state = replace(
+        state,
+        observed={key: replace(seen, mems=mems[key], memory=data.draw(sizes)) for key, seen in state.observed.items()},
+    )
     plan = planner.plan(state, SETTINGS)
     for placement in plan.placements:
         seen = state.observed.get(placement.key, Observed())
@@ -367,9 +372,12 @@ def test_every_prefix_of_the_steps_is_legal(state: Snapshot, data: st.DataObject
         for step in todo:
             after = step_applied(now, step)
             assert after != now, "a step that changes nothing"
-            assert step.before == (
-                now.nodes if isinstance(step, PatchNodes) else now.cpus if isinstance(step, WriteCpus) else now.mems
-            )
+            if not isinstance(step, MovePages):
+                assert step.before == (
+                    now.nodes if isinstance(step, PatchNodes) else now.cpus if isinstance(step, WriteCpus) else now.mems
+                )
+            else:
+                assert now.cpus == placement.cpus, "memory follows when the CPUs are there"
             assert after.cpus is None or after.cpus
             if isinstance(step, WriteCpus) and now.mems and not state.machine.memory_nodes <= now.mems:
                 assert placement.mems is not None
@@ -383,6 +391,10 @@ def step_applied(now: Observed, step: Step) -> Observed:
         return replace(now, nodes=step.nodes)
     if isinstance(step, WriteCpus):
         return replace(now, cpus=step.cpus)
+    if isinstance(step, MovePages):
+        assert now.memory is not None
+        stays = {node: size for node, size in now.memory.items() if node not in step.sources}
+        return replace(now, memory=stays | {step.targets.lowest(): step.size_bytes})
     return replace(now, mems=step.mems)
 
 
