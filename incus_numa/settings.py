@@ -112,6 +112,9 @@ class DaemonSettings:
     write_timeout_s: Seconds = key(
         30.0, "How long a write of cpuset.mems, which moves memory, is waited for, in seconds (0.1 to 86400)."
     )
+    run_dir: str = key(
+        "/run/incus-numa", "Where the daemon's lock is: there can be one daemon for each such directory."
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,6 +207,8 @@ def check_settings(settings: Settings) -> tuple[str, ...]:
             problems.append(f"host.{name} = {path!r}: expected an absolute path")
     if settings.server.socket and not settings.server.socket.startswith("/"):
         problems.append(f"server.socket = {settings.server.socket!r}: expected an absolute path or nothing")
+    if not settings.daemon.run_dir.startswith("/"):
+        problems.append(f"daemon.run_dir = {settings.daemon.run_dir!r}: expected an absolute path")
     if not settings.rebalance.journal.startswith("/"):
         problems.append(f"rebalance.journal = {settings.rebalance.journal!r}: expected an absolute path")
     if settings.rebalance.bytes_per_second < LEAST_PACE:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.instance import Demand, Instance, InstanceKey
+from incus_numa.model.load import Load
 from incus_numa.model.machine import CoreKind, Cpu, Machine, Node
 from incus_numa.model.plan import Plan
 from incus_numa.model.snapshot import Decided, Observed, Snapshot
@@ -117,6 +119,12 @@ def snapshot(
 ) -> Snapshot:
     """A snapshot of running instances."""
     return Snapshot(machine=machine, instances=instances, observed=observed or {})
+
+
+def busy(state: Snapshot, cpus: Mapping[str, float], other: Mapping[int, float] | None = None) -> Snapshot:
+    """The snapshot with measured load: CPUs that instances of the default project keep busy, and other ones by node."""
+    known = {InstanceKey("default", name): value for name, value in cpus.items()}
+    return replace(state, load=Load(cpus_by_instance=known, other_by_node=other or {}))
 
 
 def decided(nodes: str, cpus: str, mems: str = "") -> Observed:

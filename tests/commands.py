@@ -10,13 +10,20 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from incus_numa.cli.main import main
-from incus_numa.settings import HostSettings, ServerSettings, Settings, render_settings
+from incus_numa.settings import (
+    DaemonSettings,
+    HostSettings,
+    RebalanceSettings,
+    ServerSettings,
+    Settings,
+    render_settings,
+)
 from incus_numa.simulator.simulator import Simulator
 
 
@@ -53,13 +60,18 @@ async def run_beside(*words: str | Path) -> Result:
     return await asyncio.to_thread(run, *words)
 
 
-def write_config(simulator: Simulator) -> Path:
-    """A configuration file that leads commands to a simulator."""
+def write_config(simulator: Simulator, rebalance: RebalanceSettings | None = None) -> Path:
+    """A configuration file that leads commands to a simulator; nothing is moved by load unless that is asked for."""
+    folder = simulator.socket_path.parent
     settings = Settings(
         server=ServerSettings(socket=str(simulator.socket_path)),
         host=HostSettings(sysfs=str(simulator.sysfs), procfs=str(simulator.procfs), cgroup=str(simulator.cgroup)),
+        daemon=DaemonSettings(run_dir=str(folder / "run")),
+        rebalance=replace(
+            rebalance or RebalanceSettings(enabled=False, window_s=0.1), journal=str(folder / "moves.jsonl")
+        ),
     )
-    path = simulator.socket_path.parent / "config.toml"
+    path = folder / "config.toml"
     path.write_text(render_settings(settings))
     return path
 

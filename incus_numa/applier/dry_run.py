@@ -11,6 +11,8 @@ from incus_numa.model.plan import MovePages, Outcome, Step, StepResult
 class DryRunApplier:
     """An Applier that changes nothing."""
 
+    paces = False
+
     async def apply(self, target: Target, steps: Sequence[Step]) -> tuple[StepResult, ...]:
         """Every step, as something that would be done."""
         return tuple(StepResult(step=step, outcome=Outcome.WOULD_DO) for step in steps)

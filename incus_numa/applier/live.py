@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
-from incus_numa.applier.protocol import Progress, Target, describe
+from incus_numa.applier.protocol import PageMover, Progress, Target, describe
 from incus_numa.errors import ForbiddenKeyError, GoneError, ReportError, RetryError
 from incus_numa.host.cgroup import CgroupFiles
 from incus_numa.model.plan import MovePages, Outcome, PatchNodes, Step, StepResult, WriteCpus, WriteMems
+from incus_numa.quantities import render_bytes
 from incus_numa.server.protocol import Server
 
 log = logging.getLogger(__name__)
@@ -18,21 +21,33 @@ log = logging.getLogger(__name__)
 PARALLEL_MEMORY_WRITES = 2
 """Writes of cpuset.mems at a time: each may move much memory, which slows the whole host."""
 
+PARALLEL_MOVES = 1
+"""Instances whose memory follows at a time: together they would be no faster, and the limit is one for all."""
+
 
 class LiveApplier:
     """An Applier that changes things. One INFO line per applied step."""
 
-    def __init__(self, server: Server, cgroups: CgroupFiles, *, write_timeout_s: float) -> None:
+    paces = True
+
+    def __init__(
+        self, server: Server, cgroups: CgroupFiles, *, write_timeout_s: float, pages: PageMover, bytes_per_second: int
+    ) -> None:
         self._server = server
         self._cgroups = cgroups
+        self._pages = pages
         self.write_timeout_s = write_timeout_s
+        self.bytes_per_second = bytes_per_second
         self._memory_writes = asyncio.Semaphore(PARALLEL_MEMORY_WRITES)
+        self._moves = asyncio.Semaphore(PARALLEL_MOVES)
 
     async def apply(self, target: Target, steps: Sequence[Step]) -> tuple[StepResult, ...]:
         """Results of the steps that were tried; the decision is marked on the cgroup before anything is written.
 
-        The record and the cgroup are written side by side; a step on the cgroup that fails ends those after it.
+        The record and the cgroup are written side by side; a step on the cgroup that fails ends those after it. Raises
+        ValueError for MovePages.
         """
+        _refuse_memory(steps)
         if target.group is not None and target.mark is not None:
             try:
                 self._cgroups.mark(target.group, target.mark)
@@ -48,7 +63,9 @@ class LiveApplier:
         return results
 
     async def apply_together(self, work: Sequence[tuple[Target, Sequence[Step]]]) -> tuple[StepResult, ...]:
-        """Results of all steps, written in one thread."""
+        """Results of all steps, written in one thread. Raises ValueError for MovePages."""
+        for _, steps in work:
+            _refuse_memory(steps)
         results = await self._written(work)
         for result in results:
             _log(result)
@@ -62,8 +79,51 @@ class LiveApplier:
         return results
 
     async def move_pages(self, target: Target, step: MovePages, progress: Progress) -> StepResult:
-        """Let memory follow slice by slice, as the protocol says."""
-        raise NotImplementedError
+        """Let memory follow slice by slice, as the protocol says. Cancellation ends it after the slice under way."""
+        if target.group is None:
+            return StepResult(step=step, outcome=Outcome.GONE, detail="no cgroup to find its processes by")
+        async with self._moves:
+            tally = _Tally()
+            result = StepResult(step=step, outcome=Outcome.CUT)
+            try:
+                outcome = await self._follow(self._pages.move(target.group, step), tally, progress)
+                result = StepResult(step=step, outcome=outcome)
+            except (GoneError, RetryError, ReportError) as error:
+                result = _failure(step, error)
+            except TimeoutError:
+                detail = f"a slice was not finished after {self.write_timeout_s:g} s"
+                result = StepResult(step=step, outcome=Outcome.FAILED, detail=detail)
+            finally:
+                result = replace(result, detail="; ".join(filter(None, (result.detail, tally.render()))))
+                _log(result, level=logging.INFO if tally.moved_bytes else logging.DEBUG)
+        return result
+
+    async def _follow(self, slices: Iterator[int], tally: _Tally, progress: Progress) -> Outcome:
+        """Take slice after slice, no faster than the settings say. Raises TimeoutError."""
+        while (moved := await self._slice(slices, tally)) is not None:
+            if not progress(tally.moved_bytes):
+                return Outcome.CUT
+            await asyncio.sleep(max(0.0, moved / self.bytes_per_second - tally.last_s))
+        return Outcome.DONE
+
+    async def _slice(self, slices: Iterator[int], tally: _Tally) -> int | None:
+        """The bytes of the next slice, None after the last one."""
+        began = time.monotonic()
+        work = asyncio.create_task(asyncio.to_thread(next, slices, None), name="slice of memory")
+        # What it fails with is not reported as forgotten when nobody waits for it any more.
+        work.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        try:
+            # A thread cannot be cancelled: whoever cancels us waits for the slice, and then nothing is under way.
+            done, _ = await asyncio.wait({work}, timeout=self.write_timeout_s)
+        except asyncio.CancelledError:
+            await asyncio.wait({work}, timeout=self.write_timeout_s)
+            raise
+        if not done:
+            raise TimeoutError
+        moved = work.result()
+        if moved is not None:
+            tally.add(moved, time.monotonic() - began)
+        return moved
 
     async def _patched(self, target: Target, steps: Sequence[PatchNodes]) -> list[StepResult]:
         results = []
@@ -131,8 +191,35 @@ class LiveApplier:
             await asyncio.to_thread(write)
 
 
-def _log(result: StepResult) -> None:
-    level = logging.INFO if result.outcome is Outcome.DONE else logging.DEBUG
+class _Tally:
+    """What the slices of one move have come to."""
+
+    def __init__(self) -> None:
+        self.moved_bytes = 0
+        self.last_s = 0.0
+        self._longest_s = 0.0
+        self._began_s = time.monotonic()
+
+    def add(self, moved: int, took_s: float) -> None:
+        """Count one slice."""
+        self.moved_bytes += moved
+        self.last_s = took_s
+        self._longest_s = max(self._longest_s, took_s)
+
+    def render(self) -> str:
+        """`300 MiB in 4.2 s, longest slice 23 ms`."""
+        took_s = time.monotonic() - self._began_s
+        return f"{render_bytes(self.moved_bytes)} in {took_s:.1f} s, longest slice {self._longest_s * 1000:.0f} ms"
+
+
+def _refuse_memory(steps: Sequence[Step]) -> None:
+    if any(isinstance(step, MovePages) for step in steps):
+        raise ValueError("memory follows by move_pages, not with the other steps")
+
+
+def _log(result: StepResult, level: int | None = None) -> None:
+    if level is None:
+        level = logging.INFO if result.outcome is Outcome.DONE else logging.DEBUG
     if not log.isEnabledFor(level):
         return
     log.log(

@@ -43,12 +43,18 @@ class PageMover(Protocol):
 
 
 class Applier(Protocol):
-    """Carries out the steps of one instance: the record, and beside it those on the cgroup in their order."""
+    """Carries out the steps of one instance: the record, and beside it those on the cgroup in their order.
+
+    `paces` says whether memory that follows is given to `move_pages`, and what comes after it later; else all steps are
+    given to `apply` at once.
+    """
+
+    paces: bool
 
     async def apply(self, target: Target, steps: Sequence[Step]) -> tuple[StepResult, ...]:
         """Results of the steps that were tried. After BUSY the instance should be looked at again soon.
 
-        Memory does not move here: `steps` has no MovePages.
+        Where `paces` is set, `steps` has no MovePages.
         """
 
     async def apply_together(self, work: Sequence[tuple[Target, Sequence[Step]]]) -> tuple[StepResult, ...]:
@@ -73,7 +79,7 @@ def describe_change(step: Step) -> str:
     """What a step changes, for tables."""
     match step:
         case PatchNodes():
-            return f"nodes={step.nodes} was={step.before or 'unset'}"
+            return f"nodes={step.nodes or 'unset'} was={step.before or 'unset'}"
         case WriteCpus():
             return f"cpuset.cpus={step.cpus} was={step.before or 'unset'}"
         case WriteMems():

@@ -14,6 +14,7 @@ import click
 
 from incus_numa import __version__
 from incus_numa.applier.live import LiveApplier
+from incus_numa.cli import running
 from incus_numa.cli.fitting import load_for_host
 from incus_numa.cli.options import common_with, load_settings, start_logging
 from incus_numa.cli.wiring import cgroup_files
@@ -22,6 +23,7 @@ from incus_numa.daemon.observe import World
 from incus_numa.daemon.reconciler import Reconciler
 from incus_numa.daemon.service import Service
 from incus_numa.errors import ConfigError, UnreachableError
+from incus_numa.host.pages import page_mover
 from incus_numa.server.http_server import HttpServer
 from incus_numa.server.sockets import find_socket
 from incus_numa.settings import Settings, list_unused
@@ -44,7 +46,8 @@ def command(config_file: Path | None, log_level: str) -> None:
     # What is known of a thousand instances is many small values that live long; by default the collector would walk
     # all of them several times a second while instances start.
     gc.set_threshold(50_000, 20, 100)
-    asyncio.run(serve(settings, config_file))
+    with running.locked(settings.daemon):
+        asyncio.run(serve(settings, config_file))
 
 
 async def serve(settings: Settings, config_file: Path | None) -> None:
@@ -58,7 +61,13 @@ async def serve(settings: Settings, config_file: Path | None) -> None:
     world = World(server, cgroups, settings.host, settings.placement, settings.memory)
     if len(world.machine.nodes) < 2:
         log.warning("this host has one node: CPUs are still placed, memory is not bound")
-    applier = LiveApplier(server, cgroups, write_timeout_s=settings.daemon.write_timeout_s)
+    applier = LiveApplier(
+        server,
+        cgroups,
+        write_timeout_s=settings.daemon.write_timeout_s,
+        pages=page_mover(Path(settings.host.procfs)),
+        bytes_per_second=settings.rebalance.bytes_per_second,
+    )
     log.info(
         "incus-numa %s: %d nodes, %d CPUs, server %s",
         __version__,

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from incus_numa.applier.live import LiveApplier
-from incus_numa.cli import output
+from incus_numa.cli import output, running
 from incus_numa.cli.options import common, formatted, load_settings, start_logging
 from incus_numa.cli.wiring import cgroup_files
 from incus_numa.cpuset import CpuSet, NodeSet
@@ -24,6 +24,7 @@ from incus_numa.daemon.observe import World
 from incus_numa.daemon.reconciler import Reconciler
 from incus_numa.daemon.service import Service
 from incus_numa.errors import ReportError
+from incus_numa.host.pages import page_mover
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.machine import Machine
 from incus_numa.policy.scoring import mean_distance
@@ -88,20 +89,21 @@ async def _demo(folder: Path, settings: Settings, output_format: str, *, keep: b
     async with Simulator(machine, folder, options) as simulator:
         before = await _by_server(simulator, keys)
         settings = _settings(settings, simulator, folder)
-        service, reconciler = _service(settings)
-        running = asyncio.create_task(service.run(), name="service")
-        for key in keys:
-            await simulator.start(key)
-        await simulator.balanced()
-        await _settled(reconciler, keys)
-        _show(output_format, machine, before, _seats(simulator))
-        if keep:
-            # The service reloads on SIGHUP; here it is the terminal that was closed.
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, service.stop)
-            say(_invitation(folder))
-            await running
-        service.stop()
-        await running
+        with running.locked(settings.daemon):
+            service, reconciler = _service(settings)
+            task = asyncio.create_task(service.run(), name="service")
+            for key in keys:
+                await simulator.start(key)
+            await simulator.balanced()
+            await _settled(reconciler, keys)
+            _show(output_format, machine, before, _seats(simulator))
+            if keep:
+                # The service reloads on SIGHUP; here it is the terminal that was closed.
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, service.stop)
+                say(_invitation(folder))
+                await task
+            service.stop()
+            await task
 
 
 async def _by_server(simulator: Simulator, keys: Sequence[InstanceKey]) -> list[Seat]:
@@ -124,6 +126,8 @@ def _settings(settings: Settings, simulator: Simulator, folder: Path) -> Setting
         settings,
         server=ServerSettings(socket=str(simulator.socket_path)),
         host=HostSettings(sysfs=str(simulator.sysfs), procfs=str(simulator.procfs), cgroup=str(simulator.cgroup)),
+        daemon=replace(settings.daemon, run_dir=str(folder)),
+        rebalance=replace(settings.rebalance, journal=str(folder / "moves.jsonl")),
     )
     (folder / "config.toml").write_text(render_settings(settings))
     return settings
@@ -133,7 +137,14 @@ def _service(settings: Settings) -> tuple[Service, Reconciler]:
     server = HttpServer(settings.server.socket, settings.server.timeout_s)
     cgroups = cgroup_files(settings)
     world = World(server, cgroups, settings.host, settings.placement, settings.memory)
-    reconciler = Reconciler(world, LiveApplier(server, cgroups, write_timeout_s=settings.daemon.write_timeout_s))
+    applier = LiveApplier(
+        server,
+        cgroups,
+        write_timeout_s=settings.daemon.write_timeout_s,
+        pages=page_mover(Path(settings.host.procfs)),
+        bytes_per_second=settings.rebalance.bytes_per_second,
+    )
+    reconciler = Reconciler(world, applier)
     service = Service(server, reconciler, settings, load_settings=lambda: settings, notifier=Notifier({}))
     return service, reconciler
 

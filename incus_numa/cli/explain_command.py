@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from incus_numa.applier.protocol import describe_change
-from incus_numa.cli import output
+from incus_numa.cli import load_facts, output
 from incus_numa.cli.main import EXIT_REFUSED
-from incus_numa.cli.options import common, formatted, load_settings, start_logging
+from incus_numa.cli.options import common, formatted, load_settings, look_s, start_logging, windowed
 from incus_numa.cli.survey import Survey, survey, whereabouts
-from incus_numa.cli.wiring import cgroup_files
 from incus_numa.daemon import owners
+from incus_numa.daemon.journal import Journal
 from incus_numa.daemon.seen import Seen
 from incus_numa.errors import ReportError
 from incus_numa.model.instance import Instance, InstanceKey, InstanceType, Policy
@@ -28,21 +28,27 @@ from incus_numa.settings import PlacementSettings, Settings
 @click.command()
 @click.argument("name")
 @click.option("--project", default="default", show_default=True, help="The instance's project.")
+@windowed
 @formatted
 @common
-def command(config_file: Path | None, log_level: str, output_format: str, name: str, project: str) -> int:
-    """Tell what an instance needs, what it has, what was decided and why.
+def command(
+    *, config_file: Path | None, log_level: str, output_format: str, name: str, project: str, window: float | None
+) -> int:
+    """Tell what an instance needs, what it has, what was decided and why, and whether its load would move it.
 
     Example: incus-numa explain db
     """
     start_logging(log_level)
     settings = load_settings(config_file)
-    found = asyncio.run(survey(settings))
+    found = asyncio.run(survey(settings, look_s(settings, window)))
     key = InstanceKey(project, name)
     seen = found.get(key)
     if seen is None:
         raise ReportError(asyncio.run(whereabouts(settings, key)))
-    facts = explain(found, seen, settings)
+    journal = Journal(Path(settings.rebalance.journal))
+    facts = explain(found, seen, settings) | load_facts.list_facts(
+        found, seen, journal.read(), load_facts.judge(found, seen, journal, settings), settings.rebalance
+    )
     output.emit(output_format, facts, [facts], lambda: _print(facts))
     return EXIT_REFUSED if isinstance(found.answer(key), Rejection) else 0
 
@@ -53,7 +59,7 @@ def explain(found: Survey, seen: Seen, settings: Settings) -> dict[str, Any]:
     answer = found.answer(instance.key)
     anew = place_anew(found, seen, settings.placement)
     searched = answer if anew is None else anew
-    memory = cgroup_files(settings).memory_by_node(seen.group) if seen.group is not None else None
+    memory = found.memory_by_node(seen)
     demand = instance.demand
     return {
         "instance": instance.key.name,
@@ -130,7 +136,7 @@ def _proof(placement: Placement) -> dict[str, Any] | None:
 
 
 def _proved(proof: Proof, width: int) -> str:
-    sets = f"sets of {_count(width, 'node')}"
+    sets = f"sets of {output.count(width, 'node')}"
     if proof.bound < proof.cost:
         best = f"the search was cut: this set costs {proof.cost:.4g}, none of the {sets} less than {proof.bound:.4g}"
     else:
@@ -139,7 +145,9 @@ def _proved(proof: Proof, width: int) -> str:
         return best
     if proof.least_width >= width:
         return f"{best}; fewer nodes do not hold it"
-    return f"{best}; the search was cut: fewer than {_count(proof.least_width, 'node')} do not hold it, so many may"
+    return (
+        f"{best}; the search was cut: fewer than {output.count(proof.least_width, 'node')} do not hold it, so many may"
+    )
 
 
 def _shared_with(found: Survey, answer: Placement | Rejection | None) -> str | None:
@@ -201,11 +209,12 @@ def _print(facts: dict[str, Any]) -> None:
         lines.append(("beware", facts["shared_with"]))
     if facts["managed"]:
         lines.append(("a pass would", "; ".join(facts["a_pass_would"]) or "change nothing"))
+    lines += load_facts.lines(facts)
     output.write("\n".join(f"{name:13} {text}" for name, text in lines))
 
 
 def _needs(facts: dict[str, Any]) -> str:
-    vcpus = "any number of CPUs" if facts["vcpus"] is None else _count(facts["vcpus"], "vCPU")
+    vcpus = "any number of CPUs" if facts["vcpus"] is None else output.count(facts["vcpus"], "vCPU")
     pinned = f" pinned to {facts['pinned_cpus']}" if facts["pinned_cpus"] else ""
     own = " of its own" if facts["exclusive"] else ""
     cores = f" on {facts['cores']} cores" if facts["cores"] else ""
@@ -223,10 +232,6 @@ def _where_anew(facts: dict[str, Any]) -> str:
     if facts["decision"] and anew["nodes"] == facts["decision"]["nodes"]:
         return f"it would go to the same nodes: {anew['why']}"
     return f"it would go to {output.show_nodes(anew['nodes'])}: {anew['why']}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _has(facts: dict[str, Any]) -> str:

@@ -8,25 +8,32 @@ from pathlib import Path
 import click
 
 from incus_numa.cli import output
-from incus_numa.cli.options import common, formatted, load_settings, start_logging
+from incus_numa.cli.options import common, formatted, load_settings, look_s, start_logging, windowed
 from incus_numa.cli.survey import Survey, survey
 from incus_numa.daemon.seen import Seen
 from incus_numa.model.plan import Placement
 
-COLUMNS = ("project", "name", "type", "vcpus", "memory_bytes", "nodes", "cpus", "mems", "state", "group", "exclusive")
+COLUMNS = (
+    *("project", "name", "type", "vcpus", "memory_bytes", "nodes", "cpus", "mems", "state", "group", "exclusive"),
+    *("load_cpus", "locality"),
+)
 
 
 @click.command(name="list")
 @click.option("--project", default=None, help="Only instances of this project.")
+@windowed
 @formatted
 @common
-def command(config_file: Path | None, log_level: str, output_format: str, project: str | None) -> None:
-    """List running instances with their nodes, CPUs and memory nodes, and the load of every node.
+def command(
+    *, config_file: Path | None, log_level: str, output_format: str, project: str | None, window: float | None
+) -> None:
+    """List running instances with their nodes, CPUs, memory nodes and load, and the load of every node.
 
     Example: incus-numa list --format json
     """
     start_logging(log_level)
-    found = asyncio.run(survey(load_settings(config_file)))
+    settings = load_settings(config_file)
+    found = asyncio.run(survey(settings, look_s(settings, window)))
     rows = instance_rows(found, project)
     data = {"instances": rows, "nodes": node_rows(found)}
     output.emit(output_format, data, rows, lambda: _tables(found, rows), columns=COLUMNS)
@@ -37,7 +44,8 @@ def command(config_file: Path | None, log_level: str, output_format: str, projec
 def instance_rows(found: Survey, project: str | None = None) -> list[output.Row]:
     """One row per running instance; `state` is placed, differs, refused or unmanaged.
 
-    `exclusive` is true where nobody else is to have its CPUs.
+    `exclusive` is true where nobody else is to have its CPUs. `load_cpus` is measured load, `locality` the part of its
+    memory that is on its nodes.
     """
     return [
         {
@@ -52,6 +60,8 @@ def instance_rows(found: Survey, project: str | None = None) -> list[output.Row]
             "state": found.state(seen),
             "group": seen.instance.group if seen.instance.managed else None,
             "exclusive": has_own_cpus(found, seen),
+            "load_cpus": output.rounded(found.load_cpus(seen.instance.key)),
+            "locality": output.rounded(found.locality(seen)),
         }
         for seen in found.seen
         if project in (None, seen.instance.key.project)
@@ -65,7 +75,8 @@ def has_own_cpus(found: Survey, seen: Seen) -> bool:
 
 
 def node_rows(found: Survey) -> list[output.Row]:
-    """One row per node: its CPUs, committed load and memory."""
+    """One row per node: its CPUs, committed load, memory and measured load."""
+    measured = {} if found.measured is None else found.measured.node_load
     return [
         {
             "node": node.id,
@@ -73,6 +84,7 @@ def node_rows(found: Survey) -> list[output.Row]:
             "load": found.load_now.get(node.id),
             "memory_bytes": node.memory_bytes,
             "free_bytes": node.free_bytes,
+            "measured_load": output.rounded(measured.get(node.id)),
         }
         for node in found.machine.nodes
     ]
@@ -82,6 +94,7 @@ def _tables(found: Survey, rows: list[output.Row]) -> None:
     shown = [row | {"memory": output.show_bytes(row["memory_bytes"])} for row in rows]
     columns = ["name", "vcpus", "memory", "nodes", "cpus", "mems", "state"]
     columns += [name for name in ("group", "exclusive") if any(row[name] for row in rows)]
+    columns += [name for name in ("load_cpus", "locality") if any(row[name] is not None for row in rows)]
     if any(row["project"] != "default" for row in rows):
         columns.insert(0, "project")
     if any(row["type"] != "container" for row in rows):
@@ -91,6 +104,7 @@ def _tables(found: Survey, rows: list[output.Row]) -> None:
     output.print_table(
         [
             {"node": row["node"], "cpus": row["cpus"], "load": row["load"]}
+            | ({} if found.measured is None else {"measured": row["measured_load"]})
             | {"memory": output.show_bytes(row["memory_bytes"]), "free": output.show_bytes(row["free_bytes"])}
             for row in node_rows(found)
         ]

@@ -20,7 +20,8 @@ COMMANDS: Mapping[str, str] = {
     "explain": "Why an instance is where it is.",
     "list": "Placements and load now.",
     "plan": "Decide offline from files; touches nothing.",
-    "rebalance": "One pass now: place what is not placed.",
+    "rebalance": "One pass now: place what is not placed, move what pays.",
+    "release": "Hand instances back: all CPUs, memory not bound.",
     "simulate": "Replay arrivals and departures; compare policies.",
     "topology": "The machine as incus-numa sees it.",
 }

@@ -15,6 +15,9 @@ from incus_numa.settings import Settings, parse_settings
 
 DEFAULT_CONFIG = "/etc/incus-numa/config.toml"
 
+LOOK_S = 1.0
+"""How long load is measured where it is only shown."""
+
 FILE = click.Path(path_type=Path)
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -69,6 +72,22 @@ def formatted(function: F) -> F:
         show_default=True,
         help="Output format.",
     )(function)
+
+
+def windowed(function: F) -> F:
+    """`--window` of the commands that show measured load."""
+    return click.option(
+        "--window",
+        type=click.FloatRange(min=0, max=86400),
+        metavar="SECONDS",
+        default=None,
+        help="Measure load for so long; 0: do not. Default: 1, or rebalance.window_s where that is less.",
+    )(function)
+
+
+def look_s(settings: Settings, window: float | None) -> float:
+    """How long to measure load that is only shown: as `--window` says, else no more than a second."""
+    return min(LOOK_S, settings.rebalance.window_s) if window is None else window
 
 
 def start_logging(level: str) -> None:

@@ -145,6 +145,16 @@ def show_nodes(nodes: NodeSet | str) -> str:
     return f"node {nodes}" if str(nodes).isdecimal() else f"nodes {nodes}"
 
 
+def rounded(value: float | None) -> float | None:
+    """A measured number with as many digits as mean anything; None stays None."""
+    return None if value is None else round(value, 4)
+
+
+def count(number: int, noun: str) -> str:
+    """`1 node` or `3 nodes`, for sentences."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -162,6 +172,8 @@ def _csv_cell(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, dict):
+        return msgspec.json.encode(value).decode()
     if isinstance(value, (list, tuple)):
         return "; ".join(_csv_cell(one) for one in value)
     return str(value)

@@ -12,13 +12,17 @@ from incus_numa.cli import output
 from incus_numa.cli.fitting import load_fitting, warn_of_unused
 from incus_numa.cli.main import EXIT_REFUSED
 from incus_numa.cli.options import FILE, common, formatted, named, on_machine, read_input, start_logging, with_settings
+from incus_numa.cpuset import NodeSet
 from incus_numa.errors import ConfigError
 from incus_numa.model.instance import MemoryMode
 from incus_numa.model.machine import Machine
 from incus_numa.model.plan import Plan
-from incus_numa.model.snapshot import Snapshot
+from incus_numa.model.rebalance import Decision, History, Move
+from incus_numa.model.snapshot import NOTHING, Decided, Snapshot
 from incus_numa.policy import document as plan_document
 from incus_numa.policy import planner, reservations
+from incus_numa.policy.rebalance import decision as rebalancing
+from incus_numa.settings import Settings
 from incus_numa.topology import document as machine_document
 
 COLUMNS = ("instance", "nodes", "cpus", "mems", "moved", "reason")
@@ -27,7 +31,7 @@ COLUMNS = ("instance", "nodes", "cpus", "mems", "moved", "reason")
 @click.command()
 @on_machine
 @click.option("--instances", "instances_file", metavar="FILE", type=FILE, required=True, help="List of instances.")
-@click.option("--rebalance", is_flag=True, help="Also move what pays (not in this version).")
+@click.option("--rebalance", is_flag=True, help="Also move what pays by measured load (load_cpus).")
 @with_settings
 @formatted
 @common
@@ -46,20 +50,53 @@ def command(
     Example: incus-numa plan --machine m.json --instances i.json -f json
     """
     start_logging(log_level)
-    if rebalance:
-        raise click.UsageError("--rebalance is not there yet: moving by measured load comes in a later version")
     settings = load_fitting(settings_file or config_file, lambda _: _machine_if_good(machine_file))
     warn_of_unused(settings)
     machine, snapshot = read_documents(machine_file, instances_file, MemoryMode(settings.placement.memory))
     snapshot = replace(snapshot, machine=reservations.reserve(machine, settings.memory))
     started = time.perf_counter()
     plan = planner.plan(snapshot, settings.placement)
+    decision = None
+    if rebalance:
+        plan, decision = move(plan, snapshot, settings)
     elapsed_ms = (time.perf_counter() - started) * 1000
     data = plan_document.render_plan(plan, elapsed_ms)
-    output.emit(output_format, data, rows(plan), lambda: print_plan(plan), columns=COLUMNS)
+    if decision is not None:
+        data |= plan_document.render_decision(decision)
+    output.emit(output_format, data, rows(plan), lambda: print_plan(plan, decision), columns=COLUMNS)
     for warning in (*machine.warnings, *plan.warnings):
         click.echo(f"Warning: {warning}", err=True)
     return EXIT_REFUSED if plan.rejections else 0
+
+
+def move(plan: Plan, snapshot: Snapshot, settings: Settings) -> tuple[Plan, Decision]:
+    """The plan with the moves by measured load that pay once it is carried out, and why those.
+
+    The load need not have been uneven for any time, and nobody was moved before.
+    """
+    decision = rebalancing.decide(
+        _carried_out(plan, snapshot), History(), 0.0, settings.placement, settings.rebalance, forced=True
+    )
+    moved = {one.key: one for one in decision.plan.placements}
+    joined = replace(plan, placements=tuple(moved.get(one.key, one) for one in plan.placements))
+    after = planner.plan(_carried_out(joined, snapshot), settings.placement, only=frozenset())
+    warnings = (*plan.warnings, *decision.plan.warnings)
+    return replace(joined, node_load=after.node_load, warnings=warnings), decision
+
+
+def _carried_out(plan: Plan, snapshot: Snapshot) -> Snapshot:
+    """What is there when a plan is carried out, but for memory: that is where it was."""
+    now = dict(snapshot.observed)
+    for one in plan.placements:
+        before = now.get(one.key, NOTHING)
+        now[one.key] = replace(
+            before,
+            nodes=one.nodes,
+            cpus=one.cpus,
+            mems=one.mems or NodeSet(),
+            decided=Decided(nodes=one.nodes, cpus=one.cpus),
+        )
+    return replace(snapshot, observed=now)
 
 
 def _machine_if_good(machine_file: Path) -> Machine | None:
@@ -108,10 +145,35 @@ def rows(plan: Plan) -> list[output.Row]:
     return placed + refused
 
 
-def print_plan(plan: Plan) -> None:
-    """Placements, rejections and node load as tables; the column for moves only if anything moves."""
+def print_plan(plan: Plan, decision: Decision | None = None) -> None:
+    """Placements, rejections, node load and moves by load; the column for moves only if anything moves."""
     columns = [name for name in COLUMNS if name != "moved" or any(one.moved for one in plan.placements)]
     output.print_table([{name: row[name] for name in columns} for row in rows(plan)], empty="no managed instance")
     if plan.node_load:
         output.write("")
-        output.print_table([{"node": node, "load": load} for node, load in sorted(plan.node_load.items())])
+        measured = {} if decision is None else decision.node_load
+        output.print_table(
+            [
+                {"node": node, "load": load} | ({} if decision is None else {"measured before": measured.get(node)})
+                for node, load in sorted(plan.node_load.items())
+            ]
+        )
+    if decision is not None and decision.moves:
+        output.write("")
+        output.print_table([move_row(one) for one in decision.moves])
+    if decision is not None:
+        output.write(f"\n{decision.why}")
+
+
+def move_row(move: Move) -> output.Row:
+    """A move with its gain and price."""
+    return {
+        "move": str(move.key),
+        "from": str(move.before),
+        "to": str(move.after),
+        "with": None if move.with_key is None else str(move.with_key),
+        "busy CPUs": move.load_cpus,
+        "memory": output.show_bytes(move.size_bytes),
+        "gain": move.gain,
+        "price": move.price,
+    }

@@ -5,19 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from incus_numa.cli.wiring import connect
+from incus_numa.cli import moving
+from incus_numa.cli.wiring import Session, connect
 from incus_numa.daemon.seen import Seen
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.machine import Machine
 from incus_numa.model.plan import Placement, Plan, Rejection
+from incus_numa.model.sample import InstanceRates, Rates
 from incus_numa.model.snapshot import Snapshot
 from incus_numa.policy import planner, steps
+from incus_numa.policy.desk import open_desk
+from incus_numa.policy.rebalance import measured as node_loads
+from incus_numa.server.protocol import Server
 from incus_numa.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """What was measured: rates, the snapshot with the load that follows from them, and that of every node."""
+
+    rates: Rates
+    snapshot: Snapshot
+    node_load: Mapping[int, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Survey:
-    """What runs, what a pass would decide now, and the load of the nodes as things are."""
+    """What runs, what a pass would decide now, and the load of the nodes as things are.
+
+    `load_now` is committed load; `measured` is None where nothing was measured.
+    """
 
     machine: Machine
     seen: tuple[Seen, ...]
@@ -25,6 +42,7 @@ class Survey:
     plan: Plan
     load_now: Mapping[int, float]
     problems: tuple[str, ...] = ()
+    measured: Measured | None = None
 
     def get(self, key: InstanceKey) -> Seen | None:
         """One running instance, None if it does not run here."""
@@ -44,9 +62,32 @@ class Survey:
             return f"refused: {answer.reason.value}"
         return "differs" if steps.diff_one(answer, seen.observed, self.machine.memory_nodes) else "placed"
 
+    def load_cpus(self, key: InstanceKey) -> float | None:
+        """CPUs that an instance keeps busy, and would if nobody else wanted them; None when unknown."""
+        return None if self.measured is None else self.measured.snapshot.load.cpus_by_instance.get(key)
 
-async def survey(settings: Settings) -> Survey:
-    """Look at everything once. Raises UnreachableError."""
+    def rates(self, key: InstanceKey) -> InstanceRates | None:
+        """Measured rates of an instance; None where nothing was measured."""
+        return None if self.measured is None else self.measured.rates.instances.get(key)
+
+    def memory_by_node(self, seen: Seen) -> Mapping[int, int] | None:
+        """Anonymous memory of an instance in bytes by node, as last read; None when unknown."""
+        if self.measured is not None and seen.instance.key in self.measured.snapshot.observed:
+            return self.measured.snapshot.observed[seen.instance.key].memory
+        return seen.observed.memory
+
+    def locality(self, seen: Seen) -> float | None:
+        """The part of an instance's memory that is on its own nodes; None when either is unknown or it has none."""
+        memory, observed = self.memory_by_node(seen), seen.observed
+        nodes = observed.decided.nodes if observed.decided is not None else observed.nodes
+        total = sum((memory or {}).values())
+        if not memory or not nodes or not total:
+            return None
+        return sum(size for node, size in memory.items() if node in nodes) / total
+
+
+async def survey(settings: Settings, window_s: float = 0.0) -> Survey:
+    """Look at everything once, and measure load for so long. Raises UnreachableError."""
     async with connect(settings) as session:
         await session.world.look_at_everything()
         snapshot = session.world.snapshot()
@@ -55,6 +96,7 @@ async def survey(settings: Settings) -> Survey:
         return Survey(
             machine=snapshot.machine,
             seen=tuple(sorted(session.world.all_seen(), key=lambda seen: seen.instance.key)),
+            measured=await _measure(session, window_s) if window_s else None,
             snapshot=snapshot,
             plan=plan,
             load_now=nothing.node_load,
@@ -62,10 +104,25 @@ async def survey(settings: Settings) -> Survey:
         )
 
 
+async def _measure(session: Session, window_s: float) -> Measured | None:
+    measuring = await moving.measure(session, window_s, plain=False)
+    if measuring.rates is None:
+        return None
+    snapshot = session.world.snapshot()
+    instances = sorted(snapshot.instances, key=lambda one: one.key)
+    node_load = node_loads.measure(open_desk(snapshot, session.settings.placement, instances)).load
+    return Measured(rates=measuring.rates, snapshot=snapshot, node_load=node_load)
+
+
 async def whereabouts(settings: Settings, key: InstanceKey) -> str:
     """Why an instance was not seen running, as a sentence that says what to do. Raises UnreachableError."""
     async with connect(settings) as session:
-        listing = await session.server.list_instances()
+        return await tell_whereabouts(session.server, key)
+
+
+async def tell_whereabouts(server: Server, key: InstanceKey) -> str:
+    """The same, asked of a server that is connected."""
+    listing = await server.list_instances()
     alike = [one for one in listing.instances if one.key.name == key.name]
     for one in alike:
         if one.key == key and one.running:

@@ -14,6 +14,7 @@ from incus_numa.applier.protocol import Applier
 from incus_numa.daemon.observe import World
 from incus_numa.daemon.reconciler import Reconciler
 from incus_numa.host.cgroup import CgroupFiles
+from incus_numa.host.pages import page_mover
 from incus_numa.server.protocol import Server, ServerInfo
 from incus_numa.server.sockets import find_socket
 from incus_numa.settings import Settings
@@ -33,8 +34,13 @@ class Session:
         """A reconciler that changes things, or only says what it would change."""
         applier: Applier = DryRunApplier()
         if not dry_run:
-            timeout_s = self.settings.daemon.write_timeout_s
-            applier = LiveApplier(self.server, self.cgroups, write_timeout_s=timeout_s)
+            applier = LiveApplier(
+                self.server,
+                self.cgroups,
+                write_timeout_s=self.settings.daemon.write_timeout_s,
+                pages=page_mover(Path(self.settings.host.procfs)),
+                bytes_per_second=self.settings.rebalance.bytes_per_second,
+            )
         return Reconciler(self.world, applier)
 
 

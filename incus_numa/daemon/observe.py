@@ -13,24 +13,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
 
+from incus_numa.daemon.hardware import KEEP_NOTHING, Hardware
 from incus_numa.daemon.seen import Seen, moved
 from incus_numa.errors import GoneError, ReportError, RetryError
 from incus_numa.host.cgroup import CgroupFiles
 from incus_numa.model.instance import Instance, InstanceKey, InstanceType
+from incus_numa.model.load import Load
 from incus_numa.model.machine import Machine
 from incus_numa.model.plan import MovePages, PatchNodes, Plan, Step, WriteCpus, WriteMems
 from incus_numa.model.snapshot import NOTHING, Decided, Observed, Snapshot
-from incus_numa.policy import planner, reservations
+from incus_numa.policy import planner
 from incus_numa.policy.desk import Standing
 from incus_numa.server import demand
 from incus_numa.server.protocol import Product, Server, ServerInfo, ServerInstance
 from incus_numa.settings import HostSettings, MemorySettings, PlacementSettings
-from incus_numa.topology import fingerprint, resources, sysfs
 
 log = logging.getLogger(__name__)
-
-KEEP_NOTHING = MemorySettings()
-"""No memory is kept for the host."""
 
 
 class World:
@@ -47,15 +45,10 @@ class World:
         self.server = server
         self.cgroups = cgroups
         self._placement = placement
-        self._memory = memory
-        self._misfits: tuple[str, ...] = ()
+        self._hardware = Hardware(host, memory)
         self.problems: tuple[str, ...] = ()
         self.member: str | None = None
         self.nodes_key = demand.nodes_key(Product.INCUS)
-        self._host = host
-        self._machine: Machine | None = None
-        self._resources: bytes | None = None
-        self._fingerprint: tuple[str, ...] = ()
         self._seen: dict[InstanceKey, Seen] = {}
         self._managed: dict[InstanceKey, None] = {}
         self._stopping: set[InstanceKey] = set()
@@ -63,6 +56,7 @@ class World:
         self._gone: dict[InstanceKey, int] = {}
         self._turns = itertools.count(1)
         self._standing: Standing | None = None
+        self._load = Load()
 
     @property
     def record_moves_cpus(self) -> bool:
@@ -77,48 +71,24 @@ class World:
     @property
     def machine(self) -> Machine:
         """The machine as last read; read now if it never was."""
-        return self._machine or self._read_machine()
+        return self._hardware.machine
 
     def read_machine(self) -> bool:
         """Read the machine again if its CPUs or nodes changed; says whether they did."""
-        before = self._machine
-        if before is not None and fingerprint.read_fingerprint(Path(self._host.sysfs)) == self._fingerprint:
-            return False
-        self._read_machine()
-        return before is not None
-
-    def _read_machine(self) -> Machine:
-        self._fingerprint = fingerprint.read_fingerprint(Path(self._host.sysfs))
-        found = self._look_at_machine()
-        for warning in found.warnings:
-            log.debug("%s", warning)
-        self._machine = self._reserve(found)
-        self._standing = None
-        return self._machine
-
-    def _look_at_machine(self) -> Machine:
-        found = sysfs.read_machine(Path(self._host.sysfs), Path(self._host.procfs))
-        return found if self._resources is None else resources.merge_resources(found, self._resources)
-
-    def _reserve(self, machine: Machine) -> Machine:
-        """The machine with the host's memory set aside. What no longer fits is cut, and said once."""
-        misfits = reservations.check_reservations(self._memory, machine)
-        for misfit in misfits:
-            if misfit not in self._misfits:
-                log.warning("%s; as much as there is is kept", misfit)
-        self._misfits = misfits
-        return reservations.reserve(machine, self._memory)
+        changed = self._hardware.look()
+        if changed:
+            self._standing = None
+        return changed
 
     async def greet(self, info: ServerInfo) -> None:
         """Note who the server is, and merge what only it knows of the machine; what it cannot say is left out."""
         self.member = info.member
         self.nodes_key = demand.nodes_key(info.product)
         try:
-            self._resources = await self.server.get_resources()
-            self._machine = None
-            self.read_machine()
+            self._hardware.use_resources(await self.server.get_resources())
+            self._standing = None
         except ReportError as error:
-            self._resources = None
+            self._hardware.forget_resources()
             log.debug("resources of the server are left out: %s", error)
 
     def snapshot(self, judged: frozenset[InstanceKey] = frozenset()) -> Snapshot:
@@ -129,6 +99,7 @@ class World:
                 seen.instance if key in judged else self._counted(seen.instance) for key, seen in self._seen.items()
             ),
             observed={key: seen.observed for key, seen in self._seen.items()},
+            load=self._load,
         )
 
     def plan(self, keys: frozenset[InstanceKey]) -> tuple[Plan, Snapshot]:
@@ -142,6 +113,7 @@ class World:
             machine=self.machine,
             instances=tuple(one.instance for one in seen),
             observed={one.instance.key: one.observed for one in seen},
+            load=self._load,
         )
         return planner.place_new(self._stand(), snapshot), snapshot
 
@@ -152,12 +124,34 @@ class World:
 
     def check_memory(self, memory: MemorySettings) -> tuple[str, ...]:
         """Reservations that the machine as it is now cannot keep, one sentence each."""
-        return () if memory.policy == "none" else reservations.check_reservations(memory, self._look_at_machine())
+        return self._hardware.check_memory(memory)
 
     def use_memory(self, memory: MemorySettings) -> None:
         """Keep other amounts of memory for the host from now on; huge pages are read again, too."""
-        self._memory = memory
-        self._read_machine()
+        self._hardware.use_memory(memory)
+        self._standing = None
+
+    def note_load(self, load: Load, memory: Mapping[InstanceKey, Mapping[int, int]]) -> None:
+        """Count measured load in everything planned from now on; `memory` is what instances have on which node."""
+        before, self._load = self._load, load
+        for key, by_node in memory.items():
+            seen = self._seen.get(key)
+            if seen is not None and seen.observed.memory != by_node:
+                self._seen[key] = replace(seen, observed=replace(seen.observed, memory=by_node))
+        if self._standing is None:
+            return
+        for key, seen in self._seen.items():
+            weight = seen.instance.demand.weight
+            known = (max(weight, one.cpus_by_instance.get(key, 0.0)) for one in (before, load))
+            if len(set(known)) > 1:
+                self._standing.see(self._counted(seen.instance), seen.observed, load)
+
+    def look_at_memory(self, key: InstanceKey) -> None:
+        """Read where an instance has its memory."""
+        seen = self._seen.get(key)
+        if seen is not None and seen.group is not None:
+            memory = self._pages(seen.group)
+            self._seen[key] = replace(seen, observed=replace(seen.observed, memory=memory))
 
     def get(self, key: InstanceKey) -> Seen | None:
         """One running instance as last seen, None if none was."""
@@ -241,7 +235,7 @@ class World:
             return
         (self._shared.add if shared else self._shared.discard)(key)
         if self._standing is not None:
-            self._standing.see(self._counted(seen.instance), seen.observed)
+            self._standing.see(self._counted(seen.instance), seen.observed, self._load)
 
     def _counted(self, instance: Instance) -> Instance:
         """The instance as it counts where others are planned: with exclusive CPUs only if it was given some."""
@@ -349,13 +343,13 @@ class World:
         else:
             self._managed.pop(key, None)
         if self._standing is not None and (before is None or before.instance != seen.instance or moved(before, seen)):
-            self._standing.see(self._counted(seen.instance), seen.observed)
+            self._standing.see(self._counted(seen.instance), seen.observed, self._load)
 
     def _stand(self) -> Standing:
         if self._standing is None:
             self._standing = Standing(self.machine, self._placement)
             for seen in self._seen.values():
-                self._standing.see(self._counted(seen.instance), seen.observed)
+                self._standing.see(self._counted(seen.instance), seen.observed, self._load)
         return self._standing
 
     async def _group(self, raw: ServerInstance) -> Path | None:

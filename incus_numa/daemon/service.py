@@ -1,7 +1,8 @@
 """The service: one group of tasks that turn triggers into passes. Called by `incus-numa daemon` and by `demo`.
 
-Tasks: the event stream, the resync timer, the verification timer, the machine timer, inotify, the watchdog, and the
-dispatcher, which is the only one that starts passes. Each ends when `stop` is called.
+Tasks: the event stream, the resync timer, the verification timer, the machine timer, inotify, the watchdog, the
+dispatcher, which is the only one that starts passes, the balancer, which moves instances by their load, and one that
+lets memory follow. Each ends when `stop` is called.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ import itertools
 import logging
 import signal
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
+from incus_numa.daemon.balancing import Balancing, smoothing_s
+from incus_numa.daemon.journal import Journal
+from incus_numa.daemon.measuring import Measuring
 from incus_numa.daemon.notify import Notifier
 from incus_numa.daemon.reconciler import Reconciler
 from incus_numa.daemon.triggers import SHUFFLING, STARTS, Triggers, Verification, concerns
@@ -46,6 +51,9 @@ HELD_S = 0.05
 
 SWEEP_REST_S = 0.002
 """Pause after a verification of all cpusets, for each of them: keeps it to about a twentieth of a core."""
+
+FIXED = "[server], [host], daemon.write_timeout_s, daemon.run_dir, rebalance.bytes_per_second and rebalance.journal"
+"""What cannot be changed while the service runs."""
 
 MACHINE_FRESH_S = 0.2
 """For how long the machine is taken as unchanged after it was looked at."""
@@ -87,6 +95,9 @@ class Service:
         self._skipped: set[InstanceKey] = set()
         self._machine_seen = float("-inf")
         self._connected = False
+        measuring = Measuring(self._world, settings.host, smoothing_s(settings.rebalance))
+        journal = Journal(Path(settings.rebalance.journal))
+        self._balancing = Balancing(reconciler, measuring, journal, settings.rebalance)
 
     async def run(self) -> None:
         """Work until `stop` or SIGTERM. Instances keep what they have afterwards."""
@@ -137,13 +148,14 @@ class Service:
             log.error("settings not reloaded, the old ones stay: %s", "; ".join(error.problems))
         else:
             if _fixed(settings) != self._in_force:
-                log.warning("changes of [server], [host] and daemon.write_timeout_s need a restart")
+                log.warning("changes of %s need a restart", FIXED)
             self._settings = settings
             self._reloaded.set()
             for unused in list_unused(settings):
                 log.warning("%s", unused)
             self._world.use_placement(settings.placement)
             self._world.use_memory(settings.memory)
+            self._balancing.use(settings.rebalance)
             self._verification.delays_s = tuple(sorted(settings.daemon.verify_s))
             self._reconciler.forget_refusals()
             self._triggers.look_at_everything()
@@ -159,6 +171,8 @@ class Service:
             "inotify": self._follow_cpusets(),
             "drift": self._put_right(),
             "dispatch": self._dispatch(group),
+            "balance": self._balancing.run(self._guarded, lambda: self._connected),
+            "memory": self._balancing.follow_left_memory(self._guarded),
         }
         if self._notifier.watchdog_s is not None:
             tasks["watchdog"] = self._keep_alive(self._notifier.watchdog_s / 2)
@@ -326,6 +340,9 @@ class Service:
                     for key, memory in hints
                     if key not in self._running and self._reconciler.has_drifted(key, memory=memory)
                 ]
+                for key in [key for key in drifted if self._reconciler.was_decided_by_another(key)]:
+                    self._triggers.look_at(key, starting=False)
+                    drifted.remove(key)
                 if drifted:
                     await self._guarded(self._reconciler.reassert(drifted))
                 for key in self._reconciler.take_held():
@@ -344,6 +361,7 @@ class Service:
             log.warning("pass not finished: %s", error)
         except Exception:
             log.exception("pass failed by a bug; the next pass starts from what it sees")
+        self._balancing.look_for_left_memory()
 
     def _watch_group(self, key: InstanceKey) -> None:
         seen = self._world.get(key)
@@ -370,4 +388,5 @@ class Service:
 
 def _fixed(settings: Settings) -> tuple[object, ...]:
     """What cannot be changed while the service runs."""
-    return settings.server, settings.host, settings.daemon.write_timeout_s
+    pace, journal = settings.rebalance.bytes_per_second, settings.rebalance.journal
+    return settings.server, settings.host, settings.daemon.write_timeout_s, settings.daemon.run_dir, pace, journal

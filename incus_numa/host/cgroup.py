@@ -98,7 +98,7 @@ class CgroupFiles:
 
     def read(self, group: Path) -> GroupState:
         """CPUs, memory nodes and mark of a payload cgroup. Raises GoneError, ReportError."""
-        return GroupState(cpus=self.read_cpus(group), mems=self.read_mems(group), decided=self._read_mark(group))
+        return GroupState(cpus=self.read_cpus(group), mems=self.read_mems(group), decided=self.read_mark(group))
 
     def read_cpus(self, group: Path) -> CpuSet:
         """`cpuset.cpus` of a payload cgroup. Raises GoneError, ReportError."""
@@ -167,7 +167,8 @@ class CgroupFiles:
         except OSError:
             return
 
-    def _read_mark(self, group: Path) -> Decided | None:
+    def read_mark(self, group: Path) -> Decided | None:
+        """The decision that is kept on a payload cgroup, None without one."""
         try:
             text = os.getxattr(group, MARK).decode("utf-8", "replace")
         except OSError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from incus_numa.cpuset import CpuSet
 from incus_numa.model.instance import InstanceKey
 
 
@@ -79,8 +80,13 @@ class NodeRates:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rates:
-    """Rates as of `sample`, the last one that went into them."""
+    """Rates as of `sample`, the last one that went into them.
+
+    `cpus_by_instance` are the CPUs that each instance ran on, and `cpus_by_node` those of each node, when it was taken.
+    """
 
     sample: Sample
     instances: Mapping[InstanceKey, InstanceRates] = field(default_factory=dict)
     nodes: Mapping[int, NodeRates] = field(default_factory=dict)
+    cpus_by_instance: Mapping[InstanceKey, CpuSet] = field(default_factory=dict)
+    cpus_by_node: Mapping[int, CpuSet] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.instance import Instance, InstanceKey, MemoryMode, Policy
+from incus_numa.model.load import Load
 from incus_numa.model.machine import Machine
 from incus_numa.model.plan import Placement, Proof
 from incus_numa.model.snapshot import NOTHING, Observed, Snapshot
@@ -15,6 +16,9 @@ from incus_numa.policy.field import SEARCH_LIMIT, Need
 from incus_numa.policy.ledger import Commitment, Ledger, usable_cpus
 from incus_numa.policy.ties import Ties
 from incus_numa.settings import PlacementSettings
+
+UNKNOWN = Load()
+"""Nothing is measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,9 +170,10 @@ class Standing:
             # Sums that were asked for once are kept up to date, and copied with the ledger.
             self._ledger.cpu_load(node)
 
-    def see(self, instance: Instance, observed: Observed) -> None:
+    def see(self, instance: Instance, observed: Observed, load: Load = UNKNOWN) -> None:
         """Count an instance as it is now, and no longer as it was before."""
-        alone = Snapshot(machine=self._machine, instances=(instance,), observed={instance.key: observed})
+        key = instance.key
+        alone = Snapshot(machine=self._machine, instances=(instance,), observed={key: observed}, load=load)
         desk = Desk(snapshot=alone, settings=self._settings, ledger=self._ledger, empty=self._empty, ties=self._ties)
         desk.commit_as_is(instance)
         self._ties.see(instance)

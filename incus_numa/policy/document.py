@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from incus_numa import quantities
-from incus_numa.cpuset import CpuSet, NodeSet
+from incus_numa.cpuset import MAX_ID, CpuSet, NodeSet
 from incus_numa.errors import ConfigError
 from incus_numa.model.instance import (
     GROUP_NAME,
@@ -26,10 +26,12 @@ from incus_numa.model.instance import (
 from incus_numa.model.load import Load
 from incus_numa.model.machine import CoreKind, Machine
 from incus_numa.model.plan import Plan, Proof
+from incus_numa.model.rebalance import Decision
 from incus_numa.model.snapshot import Decided, Observed, Snapshot
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=quantities.MAX_BYTES)]
+NodeId = Annotated[int, msgspec.Meta(ge=0, lt=MAX_ID)]
 PageSize = Annotated[int, msgspec.Meta(ge=1, le=quantities.MAX_BYTES)]
 Ids = TypeVar("Ids", CpuSet, NodeSet)
 CORES = {"any": None} | {kind.value: kind for kind in CoreKind}
@@ -55,6 +57,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     cores: str | None = None
     exclusive: bool = False
     hugepages: dict[PageSize, Bytes] = msgspec.field(default_factory=dict)
+    memory_by_node: dict[NodeId, Bytes] | None = None
 
 
 def parse_snapshot(text: bytes, machine: Machine, memory: MemoryMode) -> Snapshot:
@@ -123,6 +126,39 @@ def render_plan(plan: Plan, elapsed_ms: float) -> dict[str, Any]:
     }
 
 
+def render_decision(decision: Decision) -> dict[str, Any]:
+    """Moves by measured load as plain JSON, and what they were decided from."""
+    return {
+        "moves": [
+            {
+                "project": one.key.project,
+                "name": one.key.name,
+                "from": str(one.before),
+                "to": str(one.after),
+                "gain": round(one.gain, 6),
+                "price": round(one.price, 6),
+                "load_cpus": round(one.load_cpus, 6),
+                "size_bytes": one.size_bytes,
+                "with": None if one.with_key is None else {"project": one.with_key.project, "name": one.with_key.name},
+                "reason": one.reason,
+            }
+            for one in decision.moves
+        ],
+        "held": [
+            {"project": one.key.project, "name": one.key.name, "hold": one.hold.value, "detail": one.detail}
+            for one in decision.held
+        ],
+        "imbalance": _rounded(decision.imbalance),
+        "expected": _rounded(decision.expected),
+        "measured_load": render_load(decision.node_load),
+        "why": decision.why,
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
+
+
 def _render_proof(proof: Proof) -> dict[str, float | int]:
     return {"cost": round(proof.cost, 6), "bound": round(proof.bound, 6), "least_nodes": proof.least_width}
 
@@ -154,6 +190,9 @@ def _check_entry(entry: _Entry, machine: Machine) -> list[str]:
     if strange:
         problems.append(f"device_nodes {strange[:9]} are no nodes of the machine: expected some of {known}")
     problems += _check_ids("nodes", entry.nodes, known, "nodes")
+    holding = NodeSet(entry.memory_by_node or ())
+    if holding - known:
+        problems.append(f"memory_by_node {holding - known} are no nodes of the machine: expected some of {known}")
     # What it has may have gone offline since: then it is given others.
     problems += _check_ids("cpus", entry.cpus, None, "CPUs")
     problems += _check_ids("pinned_cpus", entry.pinned_cpus, machine.online, "online CPUs")
@@ -210,7 +249,7 @@ def _observed(entry: _Entry, machine: Machine) -> Observed:
     if nodes is None and cpus is not None:
         nodes = machine.nodes_of(cpus) or None
     decided = Decided(nodes=nodes, cpus=cpus) if nodes is not None and entry.managed else None
-    return Observed(nodes=nodes, cpus=cpus, decided=decided)
+    return Observed(nodes=nodes, cpus=cpus, decided=decided, memory=entry.memory_by_node)
 
 
 def _set(kind: Any, text: str | None) -> Any:

@@ -1,9 +1,9 @@
-"""What every policy is given, and what it answers: the ground, the seat, and the placer between them."""
+"""What every policy is given, and what it answers: ground, seat, look, and the placer or steward between them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -17,10 +17,20 @@ from incus_numa.settings import PlacementSettings
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seat:
-    """Where an instance is: its nodes, and how many vCPUs of its weight each node with CPUs carries."""
+    """Where an instance is: its nodes, and how many vCPUs of its weight each node with CPUs carries.
+
+    One that is not `bound` is there only because nobody has chosen nodes for it yet.
+    """
 
     nodes: NodeSet
     vcpus: Mapping[int, float]
+    bound: bool = True
+
+    @property
+    def parts(self) -> Mapping[int, float]:
+        """Which part of the instance each node with CPUs carries; they add up to 1."""
+        total = sum(self.vcpus.values())
+        return {node: vcpus / total for node, vcpus in self.vcpus.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +70,36 @@ class Placer(Protocol):
 
     def depart(self, name: str) -> None:
         """The instance, which was seated, leaves."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """What came of looking at the measured load: new seats by name, and when to look again.
+
+    `again_s` is later than the look; None leaves it to the next regular one.
+    """
+
+    seats: Mapping[str, Seat] = field(default_factory=dict)
+    again_s: float | None = None
+
+
+class Steward(Protocol):
+    """A policy that may seat instances elsewhere while they run. It remembers who is where.
+
+    `use` has the CPUs that everybody who is seated keeps busy, by name.
+    """
+
+    def arrive(self, stay: Stay, use: Mapping[str, float]) -> Mapping[str, Seat]:
+        """As a placer does; `use` has the newcomer's, too."""
+
+    def depart(self, name: str) -> None:
+        """The instance, which was seated, leaves."""
+
+    def look(self, now_s: float, use: Mapping[str, float]) -> Look:
+        """Decide by measured load."""
+
+    def restart(self, stay: Stay) -> Mapping[str, Seat]:
+        """Seats that the restart of an instance decided, by name; it was seated until now."""
 
 
 def survey(machine: Machine, settings: PlacementSettings) -> Ground:

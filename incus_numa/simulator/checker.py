@@ -16,6 +16,7 @@ from incus_numa.model.machine import Machine
 from incus_numa.simulator import groups
 from incus_numa.simulator.kernel import Kernel
 from incus_numa.simulator.records import Record
+from incus_numa.simulator.trees import USER_HZ
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +33,7 @@ class SeenInstance:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SeenGroup:
-    """One payload cgroup as its files say, text as read."""
+    """One payload cgroup as its files say, text as read. `waiting_us` is how long some and all tasks waited."""
 
     cpus: str = ""
     mems: str = ""
@@ -40,17 +41,23 @@ class SeenGroup:
     effective_mems: str
     pids: frozenset[int] = frozenset()
     pages: Mapping[int, int] = field(default_factory=dict)
+    used_us: int = 0
+    waiting_us: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
-    """Everything that is judged together. `processes` maps the ids in `/proc` to their cgroups."""
+    """Everything that is judged together. `processes` maps the ids in `/proc` to their cgroups.
+
+    `busy_ticks` is what all CPUs were busy since boot, in hundredths of a second.
+    """
 
     machine: Machine
     online: CpuSet
     instances: tuple[SeenInstance, ...]
     groups: Mapping[str, SeenGroup]
     processes: Mapping[int, str]
+    busy_ticks: int = 0
 
 
 def read_world(kernel: Kernel, records: Iterable[Record]) -> World:
@@ -76,6 +83,7 @@ def read_world(kernel: Kernel, records: Iterable[Record]) -> World:
             for path in kernel.procfs.iterdir()
             if path.name.isdecimal()
         },
+        busy_ticks=_read_busy(kernel.procfs),
     )
 
 
@@ -85,7 +93,7 @@ def check_world(world: World) -> tuple[str, ...]:
         problem for instance in world.instances for problem in _check_instance(world, instance)
     ) + tuple(
         f"{name}: {problem}" for name, group in world.groups.items() for problem in _check_group(world, group)
-    ) + tuple(_check_owners(world))  # fmt: skip
+    ) + tuple(_check_owners(world)) + tuple(_check_time(world))  # fmt: skip
 
 
 def _check_pids(world: World) -> Iterator[str]:
@@ -159,6 +167,8 @@ def _check_group(world: World, group: SeenGroup) -> Iterator[str]:
     stray = NodeSet(node for node, size in group.pages.items() if size) - effective_mems
     if stray:
         yield f"memory.numa_stat has pages on node {stray}, which cpuset.mems does not allow"
+    if group.waiting_us[1] > group.waiting_us[0]:
+        yield f"cpu.pressure: all tasks waited {group.waiting_us[1]} us, and some only {group.waiting_us[0]} us"
 
 
 def _check_owners(world: World) -> Iterator[str]:
@@ -167,12 +177,26 @@ def _check_owners(world: World) -> Iterator[str]:
         yield f"{name}: a cgroup of no instance"
 
 
+def _check_time(world: World) -> Iterator[str]:
+    used_ticks = sum(group.used_us for group in world.groups.values()) * USER_HZ // 10**6
+    # Ticks are rounded down for each CPU.
+    if used_ticks > world.busy_ticks + len(world.machine.cpus):
+        yield f"instances have used {used_ticks} ticks of CPU time, and all CPUs were busy for {world.busy_ticks} only"
+
+
+def _read_busy(procfs: Path) -> int:
+    user, _, system, *_ = (procfs / "stat").read_text().split("\n", 1)[0].split()[1:]
+    return int(user) + int(system)
+
+
 def _read_group(folder: Path) -> SeenGroup:
     pages: dict[int, int] = {}
     for line in (folder / "memory.numa_stat").read_text().splitlines():
         for word in line.split()[1:]:
             node, _, size = word.partition("=")
             pages[int(node[1:])] = pages.get(int(node[1:]), 0) + int(size)
+    usage = (folder / "cpu.stat").read_text().splitlines()[0]
+    some, full = (folder / "cpu.pressure").read_text().splitlines()
     procs = [folder / "cgroup.procs", *folder.glob("*/cgroup.procs")]
     return SeenGroup(
         cpus=(folder / "cpuset.cpus").read_text(),
@@ -181,4 +205,6 @@ def _read_group(folder: Path) -> SeenGroup:
         effective_mems=(folder / "cpuset.mems.effective").read_text(),
         pids=frozenset(int(pid) for path in procs for pid in path.read_text().split()),
         pages=pages,
+        used_us=int(usage.split()[1]),
+        waiting_us=(int(some.rpartition("=")[2]), int(full.rpartition("=")[2])),
     )

@@ -74,6 +74,8 @@ class _Control:
             "crash": lambda: simulator.crash(key),
             "delete": lambda: simulator.delete(key),
             "set_config": lambda: simulator.set_config(key, body["config"]),
+            "set_work": lambda: simulator.set_work(key, body["cpus"]),
+            "advance": lambda: simulator.advance(body["seconds"]),
             "trigger_balance": simulator.trigger_balance,
             "drop_listeners": simulator.drop_listeners,
             "mute_listeners": simulator.mute_listeners,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.instance import InstanceKey
-from incus_numa.simulator.trees import put
+from incus_numa.simulator.trees import USER_HZ, put
 
 PAGE = 4096
 
@@ -28,6 +28,15 @@ class Group:
     cpus: CpuSet = field(default_factory=CpuSet)
     mems: NodeSet = field(default_factory=NodeSet)
     pages: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Process:
+    """QEMU of a virtual machine: its id, its name, and how many vCPU threads it has."""
+
+    pid: int
+    comm: str
+    vcpus: int
 
 
 def group_name(key: InstanceKey) -> str:
@@ -58,7 +67,9 @@ def create_group(group: Group, pid: int, cpus: CpuSet, mems: NodeSet) -> None:
         "cpuset.mems.effective": f"{mems}\n",
         "memory.current": f"{total}\n",
         "memory.numa_stat": render_numa_stat(group.pages),
-        "cpu.stat": "usage_usec 0\nuser_usec 0\nsystem_usec 0\n",
+        "cpu.stat": render_cpu_stat(0.0),
+        "cpu.pressure": render_pressure(0.0, 0.0),
+        "memory.pressure": render_pressure(0.0, 0.0),
     }
     for name, text in files.items():
         put(group.path / name, text)
@@ -90,6 +101,31 @@ def rewrite(path: Path, text: str) -> None:
         os.close(descriptor)
 
 
+def overwrite(path: str, text: str) -> None:
+    """Write over a file whose text never gets shorter: no reader sees it empty, and it costs least."""
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+def render_cpu_stat(used_s: float) -> str:
+    """`cpu.stat` of a group that is never throttled and spends a tenth of its time in the kernel."""
+    used_us = int(used_s * 1e6)
+    user_us = used_us * 9 // 10
+    return (
+        f"usage_usec {used_us}\nuser_usec {user_us}\nsystem_usec {used_us - user_us}\n"
+        "nr_periods 0\nnr_throttled 0\nthrottled_usec 0\nnr_bursts 0\nburst_usec 0\n"
+    )
+
+
+def render_pressure(some_s: float, full_s: float) -> str:
+    """A pressure file with totals alone: Documentation/accounting/psi.rst."""
+    averages = "avg10=0.00 avg60=0.00 avg300=0.00"
+    return f"some {averages} total={int(some_s * 1e6)}\nfull {averages} total={int(full_s * 1e6)}\n"
+
+
 def render_numa_stat(pages: Mapping[int, int]) -> str:
     """`memory.numa_stat`: nine tenths anonymous memory, the rest page cache, in bytes per node."""
     file_pages = {node: size // 10 // PAGE * PAGE for node, size in pages.items()}
@@ -108,7 +144,7 @@ def write_process(procfs: Path, pid: int, cgroup: str, comm: str, threads: tuple
     """`/proc/PID` of an instance's init or QEMU; `threads` are the names of further threads, ids counting from PID."""
     folder = procfs / str(pid)
     put(folder / "cgroup", f"0::{cgroup}\n")
-    put(folder / "stat", _render_stat(pid, comm, guest_ticks=0))
+    put(folder / "stat", _render_stat(pid, comm))
     for offset, name in enumerate((comm, *threads) if threads else ()):
         task = folder / "task" / str(pid + offset)
         put(task / "comm", f"{name}\n")
@@ -117,13 +153,24 @@ def write_process(procfs: Path, pid: int, cgroup: str, comm: str, threads: tuple
         put(task / "stat", _render_stat(pid + offset, name, guest_ticks=guest_ticks))
 
 
+def write_used(procfs: Path, process: Process, used_s: float) -> None:
+    """CPU time of QEMU's process, all threads together; most of it was spent in the guest."""
+    ticks = int(used_s * USER_HZ)
+    user_ticks = ticks * 9 // 10
+    text = _render_stat(
+        process.pid, process.comm, user_ticks=user_ticks, system_ticks=ticks - user_ticks, guest_ticks=user_ticks
+    )
+    overwrite(f"{procfs}/{process.pid}/stat", text)
+
+
 def remove_process(procfs: Path, pid: int) -> None:
     """The process is gone."""
     shutil.rmtree(procfs / str(pid), ignore_errors=True)
 
 
-def _render_stat(pid: int, comm: str, *, guest_ticks: int) -> str:
-    # Field 1 is the id, 2 the name, 3 the state; 43 is guest_time; 52 fields in all: proc(5).
+def _render_stat(pid: int, comm: str, *, user_ticks: int = 0, system_ticks: int = 0, guest_ticks: int = 0) -> str:
+    # Field 1 is the id, 2 the name, 3 the state; 14 and 15 are utime, which includes guest_time (43), and stime; 52
+    # fields in all: proc(5).
     fields = [str(pid), f"({comm})", "S", "1", *["0"] * 48]
-    fields[42] = str(guest_ticks)
+    fields[13], fields[14], fields[42] = str(user_ticks), str(system_ticks), str(guest_ticks)
     return " ".join(fields) + "\n"

@@ -85,6 +85,7 @@ class Incus:
         del self.records[key]
         self._name_nodes(key, NodeSet())
         self.balancer.forget(key)
+        self.kernel.work.set_want(key, 0)
         self._send("instance-deleted", key)
 
     async def start(self, key: InstanceKey) -> None:
@@ -143,6 +144,14 @@ class Incus:
         self.measurements.mark(key, "patch", ",".join(f"{name}={value}" for name, value in changes.items()))
         self._send("instance-updated", key)
         self._balance_if_limits_changed(record, before)
+
+    def set_work(self, key: InstanceKey, cpus: float) -> None:
+        """An instance wants so many CPUs from now on, and after every start, until it is deleted."""
+        self.get(key)
+        try:
+            self.kernel.work.set_want(key, cpus)
+        except ValueError as exc:
+            raise ApiError(400, str(exc)) from exc
 
     def set_profile(self, name: str, config: Mapping[str, str]) -> None:
         """Edit a profile: one `instance-updated` for every instance that uses it."""
@@ -211,7 +220,7 @@ class Incus:
         else:
             limit = choices.parse_limit(record.expanded.get("limits.cpu", ""))
             vcpus = 1 if limit is None else limit if isinstance(limit, int) else len(limit)
-            self.kernel.create_vm(self._next_pid, vcpus)
+            self.kernel.create_vm(record.key, self._next_pid, vcpus)
             threads = 1 + vcpus
         record.pid = self._next_pid
         self._next_pid += threads

@@ -17,7 +17,8 @@ from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.machine import Machine
 from incus_numa.simulator import groups, trees
-from incus_numa.simulator.groups import PAGE, Group
+from incus_numa.simulator.groups import PAGE, Group, Process
+from incus_numa.simulator.work import Work, Worker
 
 CPUS, MEMS = "cpuset.cpus", "cpuset.mems"
 
@@ -28,13 +29,16 @@ ForeignWrite = Callable[[InstanceKey, str, str], None]
 class Kernel:
     """Owner of the trees below `directory`: `sys`, `proc` and `sys/fs/cgroup`."""
 
-    def __init__(self, machine: Machine, directory: Path, *, watches: bool, on_write: ForeignWrite) -> None:
+    def __init__(
+        self, machine: Machine, directory: Path, *, watches: bool, tick_s: float | None, on_write: ForeignWrite
+    ) -> None:
         self.machine = machine
         self.sysfs = directory / "sys"
         self.procfs = directory / "proc"
         self.cgroup = self.sysfs / "fs/cgroup"
         self.online = CpuSet(cpu.id for cpu in machine.cpus)
         self.groups: dict[InstanceKey, Group] = {}
+        self.work = Work(machine, self.procfs, tick_s=tick_s)
         self.refused: list[tuple[InstanceKey, str, str]] = []
         self._trash = directory / "trash"
         self._on_write = on_write
@@ -53,7 +57,8 @@ class Kernel:
             self._task = asyncio.create_task(self._watch(self._inotify), name="fake kernel")
 
     async def halt(self) -> None:
-        """Stop watching. The trees stay."""
+        """Stop watching and counting time. The trees stay."""
+        await self.work.halt()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -68,18 +73,22 @@ class Kernel:
         groups.create_group(group, pid, self.online, self.machine.memory_nodes)
         groups.write_process(self.procfs, pid, f"/{name}/init.scope", "systemd")
         self.groups[key] = group
+        self.work.start(key, Worker(group=group))
         if self._inotify is not None:
             for file in (CPUS, MEMS):
                 self._inotify.add_watch(group.path / file, Mask.CLOSE_WRITE)
                 self._watched[group.path / file] = key
 
-    def create_vm(self, pid: int, vcpus: int) -> None:
+    def create_vm(self, key: InstanceKey, pid: int, vcpus: int) -> None:
         """A QEMU process with its vCPU threads; a VM has no cgroup of its own."""
-        names = ("qemu-system-x86",) * vcpus
-        groups.write_process(self.procfs, pid, "/system.slice/incus.service", "qemu-system-x86", names)
+        process = Process(pid=pid, comm="qemu-system-x86", vcpus=vcpus)
+        names = (process.comm,) * vcpus
+        groups.write_process(self.procfs, pid, "/system.slice/incus.service", process.comm, names)
+        self.work.start(key, Worker(process=process))
 
     def remove(self, key: InstanceKey, pid: int) -> None:
         """The instance's processes ended, so its cgroup goes away."""
+        self.work.end(key)
         groups.remove_process(self.procfs, pid)
         group = self.groups.pop(key, None)
         if group is not None:
@@ -101,6 +110,7 @@ class Kernel:
         self.online = online
         trees.write_online(self.sysfs, self.machine, online)
         groups.write_root(self.cgroup, online, self.machine.memory_nodes)
+        self.work.set_online(online)
         for group in self.groups.values():
             self._follow_cpus(group)
 

@@ -24,7 +24,8 @@ class SimulatorOptions:
     `panics` is Incus 6.0.4: a too large `limits.cpu` with `balanced` kills the server (7.0.2 takes all nodes). It comes
     back after `restart_after_panic_s`, or only when told to. `refuses_node_zero` is Incus before 6.0.3, which does
     not accept `volatile.cpu.nodes=0`. `member` is the name in a cluster. `watches` turns the fake kernel's inotify
-    on; without it, effective values follow only when it is told to settle.
+    on; without it, effective values follow only when it is told to settle. While an instance works,
+    its counters grow every `tick_s` (None: only when the driver says that time passes).
     """
 
     product: Product = Product.INCUS
@@ -43,6 +44,7 @@ class SimulatorOptions:
     refuses_node_zero: bool = False
     member: str | None = None
     watches: bool = True
+    tick_s: float | None = 0.05
     default_memory_bytes: int = 64 << 20
     projects: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     profiles: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

@@ -33,7 +33,9 @@ class Simulator:
         self.machine = machine
         self.options = options
         self.measurements = Measurements()
-        self.kernel = Kernel(machine, directory, watches=options.watches, on_write=self.measurements.mark)
+        self.kernel = Kernel(
+            machine, directory, watches=options.watches, tick_s=options.tick_s, on_write=self.measurements.mark
+        )
         self.incus = Incus(self.kernel, options, self.measurements)
         self.incus.on_panic = self._panic
         self.socket_path = directory / "unix.socket"
@@ -131,6 +133,18 @@ class Simulator:
     def set_config(self, key: InstanceKey, changes: Mapping[str, str]) -> None:
         """Change an instance's keys as an administrator does, with the server's refusals."""
         self.incus.patch(key, changes, None)
+
+    def set_work(self, key: InstanceKey, cpus: float) -> None:
+        """The instance's tasks want so many CPUs from now on; 0, the default, is idle. Raises ApiError.
+
+        What it gets depends on its CPUs and on who else works there; a VM uses no more than its vCPUs. Files show it
+        from the next tick on.
+        """
+        self.incus.set_work(key, cpus)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass for those who work, without waiting. Real time counts too, unless `tick_s` is None."""
+        self.kernel.work.advance(seconds)
 
     def delete(self, key: InstanceKey) -> None:
         """Delete a stopped instance."""

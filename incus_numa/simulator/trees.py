@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from incus_numa.cpuset import CpuSet, IdSet, NodeSet
@@ -16,6 +18,19 @@ from incus_numa.model.machine import CoreKind, Cpu, Machine, Node
 
 _COUNTERS = {CoreKind.PERFORMANCE: "cpu_core", CoreKind.EFFICIENCY: "cpu_atom"}
 """The performance counters of each kind of cores, as Intel's hybrid machines have them."""
+
+_NUMASTAT = ("numa_hit", "numa_miss", "numa_foreign", "interleave_hit", "local_node", "other_node")
+
+USER_HZ = 100
+"""Clock ticks per second in `/proc`."""
+
+
+@dataclass(kw_only=True, slots=True)
+class CpuTime:
+    """What a CPU has done since boot, while it was online, in seconds."""
+
+    busy_s: float = 0.0
+    idle_s: float = 0.0
 
 
 def write_sysfs(root: Path, machine: Machine) -> None:
@@ -54,6 +69,26 @@ def write_procfs(root: Path, machine: Machine) -> None:
         f"MemTotal:       {total >> 10} kB\nMemFree:        {free >> 10} kB\nMemAvailable:   {free >> 10} kB\n",
     )
     put(root / "self/cgroup", "0::/system.slice/incus-numa.service\n")
+    write_stat(root, {cpu.id: CpuTime() for cpu in machine.cpus}, CpuSet(cpu.id for cpu in machine.cpus))
+
+
+def write_stat(root: Path, times: Mapping[int, CpuTime], online: CpuSet) -> None:
+    """Write `stat` of `/proc`: a line for all CPUs and one for each that is online, in ticks since boot."""
+    rows = {cpu: _ticks(times[cpu]) for cpu in sorted(times)}
+    total = " ".join(str(sum(column)) for column in zip(*rows.values(), strict=True))
+    lines = [f"cpu  {total}", *(f"cpu{cpu} {' '.join(map(str, rows[cpu]))}" for cpu in online)]
+    lines += ["intr 0", "ctxt 0", "btime 1785542400", "processes 1", "procs_running 1", "procs_blocked 0", "softirq 0"]
+    # It is longer than a page, so a reader could see half of an old and half of a new one if it were written over.
+    fresh = root / "stat.new"
+    put(fresh, "\n".join(lines) + "\n")
+    os.replace(fresh, root / "stat")
+
+
+def _ticks(time: CpuTime) -> tuple[int, ...]:
+    # user, nice, system, idle, iowait, irq, softirq, steal, guest, guest_nice: proc(5).
+    busy = int(time.busy_s * USER_HZ)
+    user = busy * 9 // 10
+    return user, 0, busy - user, int(time.idle_s * USER_HZ), 0, 0, 0, 0, 0, 0
 
 
 def scratch_root() -> Path | None:
@@ -139,6 +174,7 @@ def _write_node(root: Path, machine: Machine, node: Node, online: CpuSet) -> Non
     distances = [node.distances.get(other.id) for other in machine.nodes]
     if None not in distances:
         put(folder / "distance", " ".join(str(distance) for distance in distances) + "\n")
+    put(folder / "numastat", "".join(f"{name} 0\n" for name in _NUMASTAT))
     if node.memory_bytes is None:
         return
     for size, amount in node.hugepages.items():

@@ -7,7 +7,19 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import commands, hints, idle, planning, rewrites, servers, starts, traces
+from tests.bench import (
+    commands,
+    hints,
+    idle,
+    moving,
+    planning,
+    rebalancing,
+    rewrites,
+    sampling,
+    servers,
+    starts,
+    traces,
+)
 
 
 def _reference() -> None:
@@ -21,11 +33,14 @@ PARTS = {
     "commands": commands.main,
     "planning": planning.main,
     "hints": hints.main,
+    "rebalancing": rebalancing.main,
     "reference": _reference,
     "traces": traces.main,
+    "moving": moving.main,
     "servers": servers.main,
     "rewrites": rewrites.main,
     "starts": starts.main,
+    "sampling": sampling.main,
     "idle": idle.main,
 }
 

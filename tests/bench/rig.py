@@ -95,6 +95,7 @@ async def rig(folder: Path, *, options: dict[str, Any], daemon: str = "") -> Asy
     paths: dict[str, str] = json.loads(simulator.stdout.readline())
     config = folder / "config.toml"
     hosts = "\n".join(f'{name} = "{paths[name]}"' for name in ("sysfs", "procfs", "cgroup"))
+    daemon += f'\n[daemon]\nrun_dir = "{folder}"\n[rebalance]\njournal = "{folder}/moves.jsonl"\n'
     config.write_text(f'[server]\nsocket = "{paths["socket_path"]}"\n[host]\n{hosts}\n{daemon}')
     log = (folder / "daemon.log").open("wb")
     process = _spawn(["incus_numa", "daemon", "--config", str(config), "--log-level", "warning"], stderr=log)

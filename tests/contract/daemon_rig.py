@@ -30,6 +30,7 @@ from incus_numa.settings import DaemonSettings, HostSettings, ServerSettings, Se
 from incus_numa.simulator import trees
 from incus_numa.simulator.groups import group_name
 from incus_numa.simulator.options import SimulatorOptions
+from incus_numa.simulator.pages import SimulatedPages
 from incus_numa.simulator.simulator import Simulator
 from tests import builders
 
@@ -152,6 +153,8 @@ class Rig:
             server=ServerSettings(socket=str(simulator.socket_path)),
             host=HostSettings(sysfs=str(simulator.sysfs), procfs=str(simulator.procfs), cgroup=str(simulator.cgroup)),
         )
+        self.journal = simulator.sysfs.parent / "moves.jsonl"
+        self.settings = replace(self.settings, rebalance=replace(self.settings.rebalance, journal=str(self.journal)))
         self.load_settings: Callable[[], Settings] = lambda: self.settings
         self._wish = wish
         self._cgroups = self._cgroup_files()
@@ -165,12 +168,18 @@ class Rig:
 
     def start_daemon(self) -> Daemon:
         """A daemon that knows nothing but what is on the host."""
-        if _keeps_attributes(self.simulator.cgroup):
+        if keeps_attributes(self.simulator.cgroup):
             self._cgroups = self._cgroup_files()
         server = MeddledServer(self.settings.server.socket, heartbeat_s=self._wish.heartbeat_s)
         settings = self.settings
         world = World(server, self._cgroups, settings.host, settings.placement, settings.memory)
-        applier = LiveApplier(server, self._cgroups, write_timeout_s=self.settings.daemon.write_timeout_s)
+        applier = LiveApplier(
+            server,
+            self._cgroups,
+            write_timeout_s=self.settings.daemon.write_timeout_s,
+            pages=SimulatedPages(self.simulator.kernel),
+            bytes_per_second=self.settings.rebalance.bytes_per_second,
+        )
         service = Service(
             server,
             Reconciler(world, applier),
@@ -347,7 +356,7 @@ async def eventually(condition: Callable[[], object]) -> None:
         await asyncio.sleep(_LOOK_S)
 
 
-def _keeps_attributes(folder: Path) -> bool:
+def keeps_attributes(folder: Path) -> bool:
     """Whether what is marked on a cgroup outlives the daemon here: needs root and a file system that can."""
     try:
         os.setxattr(folder, "trusted.incus_numa_test", b"")

@@ -174,12 +174,6 @@ def test_plan_takes_settings(tmp_path: Path) -> None:
     assert result.data["placements"][0]["cpus"] == "3"
 
 
-def test_plan_cannot_rebalance_yet(tmp_path: Path) -> None:
-    result = plan(tmp_path, [], ONE_NODE, "--rebalance")
-    assert result.code == 2
-    assert "later version" in result.err
-
-
 @pytest.mark.parametrize(
     ("instances", "says"),
     [

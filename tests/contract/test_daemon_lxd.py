@@ -84,3 +84,15 @@ async def test_nodes_that_somebody_set_by_hand_are_not_ours() -> None:
         assert r.calls("PATCH instance", plain) == 0
         assert r.writes(plain) == []
         assert r.seat(plain).cpus <= CpuSet(range(4, 8))
+
+
+async def test_one_that_opts_out_is_no_longer_kept_on_our_nodes() -> None:
+    async with rig(LXD) as r:
+        key = _opted_in(r, "c1", 2)
+        await r.start(key)
+        await eventually(lambda: _is_placed(r, key, 2))
+        r.simulator.set_config(key, {"user.limits.cpu.nodes": ""})
+        await eventually(lambda: not r.simulator.incus.get(key).config.get("limits.cpu.nodes"))
+        await eventually(lambda: r.seat(key).mems in (NodeSet(), r.simulator.machine.memory_nodes))
+        await r.simulator.balanced()
+        assert len(r.seat(key).cpus) == 2

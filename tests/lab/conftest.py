@@ -31,9 +31,9 @@ class Figures:
     def __init__(self, lines: list[str]) -> None:
         self._lines = lines
 
-    def say(self, what: str, seconds: float) -> None:
+    def say(self, what: str, value: float, unit: str = " s") -> None:
         """Add one figure."""
-        line = f"{what}: {seconds:.2f} s"
+        line = f"{what}: {value:.2f}{unit}"
         print(line)
         self._lines.append(line)
 

@@ -16,6 +16,7 @@ from tests.lab.host import Host
 
 GUEST = Path(__file__).parent / "guest"
 RECORD = "/run/lab-record"
+CONFIG = "/etc/incus-numa/config.toml"
 SOCKET = "/var/lib/incus/unix.socket"
 CGROUPS = "/sys/fs/cgroup"
 DELETE = """
@@ -292,6 +293,14 @@ class Lab:
     def clock_of_unit(self, unit: str) -> float:
         """When the unit's process was last started, on the host's monotonic clock."""
         return int(self.systemctl("show", "--property=ExecMainStartTimestampMonotonic", "--value", unit)) / 1e6
+
+    def configure(self, tables: dict[str, dict[str, object]]) -> None:
+        """Make the daemon use these settings, and the defaults for all others."""
+        lines = []
+        for name, values in tables.items():
+            lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+        self.host.put("\n".join((*lines, "")).encode(), CONFIG)
+        self.systemctl("restart", "incus-numa")
 
     def run_cli(self, *words: str) -> tuple[int, str, str]:
         """Exit code, stdout and stderr of an incus-numa command in the host."""

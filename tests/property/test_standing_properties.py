@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from incus_numa.model.instance import Demand, Instance, InstanceKey
+from incus_numa.model.load import Load
 from incus_numa.model.machine import Machine
 from incus_numa.model.snapshot import Decided, Observed, Snapshot
 from incus_numa.policy import planner
-from incus_numa.policy.desk import Standing
+from incus_numa.policy.desk import UNKNOWN, Standing
 from incus_numa.settings import PlacementSettings
 from tests import strategies
 from tests.builders import GIB, machine
@@ -48,7 +49,16 @@ def test_ties_huge_pages_policies_and_exclusive_cpus_change_nothing_about_that(
     check(host, history, new)
 
 
-def check(host: Machine, history: Sequence[tuple[Instance, bool]], new: Instance) -> None:
+@given(changes, sizes, st.dictionaries(st.sampled_from("abcdefgh"), st.floats(0, 20)))
+def test_measured_load_changes_nothing_about_that(
+    events: list[tuple[str, int, int, bool]], vcpus: int, used: dict[str, float]
+) -> None:
+    history = [(_instance(name, size, memory), stays) for name, size, memory, stays in events]
+    load = Load(cpus_by_instance={InstanceKey("default", name): cpus for name, cpus in used.items()})
+    check(machine(nodes=4, cpus_per_node=8), history, _instance("new", vcpus, 1), load)
+
+
+def check(host: Machine, history: Sequence[tuple[Instance, bool]], new: Instance, load: Load = UNKNOWN) -> None:
     """Instances come (or go where the flag is not set) and are placed; then the new one is, in both ways."""
     standing = Standing(host, SETTINGS)
     instances: dict[InstanceKey, Instance] = {}
@@ -65,8 +75,8 @@ def check(host: Machine, history: Sequence[tuple[Instance, bool]], new: Instance
         for placed in planner.plan(there, SETTINGS, only=frozenset([one.key])).placements:
             decided = Decided(nodes=placed.nodes, cpus=placed.cpus)
             observed[one.key] = Observed(nodes=placed.nodes, cpus=placed.cpus, decided=decided)
-        standing.see(one, observed.get(one.key, Observed()))
-    whole = Snapshot(machine=host, instances=(*instances.values(), new), observed=observed)
+        standing.see(one, observed.get(one.key, Observed()), load)
+    whole = Snapshot(machine=host, instances=(*instances.values(), new), observed=observed, load=load)
     alone = Snapshot(machine=host, instances=(new,))
     standing.see(new, Observed())
     expected = planner.plan(whole, SETTINGS, only=frozenset([new.key]))

@@ -201,9 +201,9 @@ def test_mark_lives_in_memory_where_no_attribute_can_be_set(tmp_path: Path) -> N
     files = CgroupFiles(tmp_path, tmp_path)
     process = Path(f"/proc/{os.getpid()}")
     files.mark(process, DECIDED)
-    assert files._read_mark(process) == DECIDED
+    assert files.read_mark(process) == DECIDED
     files.unmark(process)
-    assert files._read_mark(process) is None
+    assert files.read_mark(process) is None
 
 
 @pytest.mark.parametrize("text", ["", ";", "x;1", "0;x", ";1", "\ufffd"])

@@ -10,6 +10,7 @@ import click
 import pytest
 
 from incus_numa.cli.main import group
+from incus_numa.settings import DaemonSettings, RebalanceSettings
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 UNITS = ("incus-numa.service", "incus-numa-rebalance.service", "incus-numa-rebalance.timer")
@@ -76,6 +77,19 @@ def test_a_service_starts_a_command_that_exists(name: str) -> None:
     found = group.get_command(parent, command)
     assert found is not None
     found.make_context(command, list(options), parent=parent)
+
+
+@pytest.mark.parametrize("name", ["incus-numa.service", "incus-numa-rebalance.service"])
+def test_the_journal_of_moves_has_a_folder(name: str) -> None:
+    folder = Path("/var/lib") / words(read_unit(name), "Service", "StateDirectory")[0]
+    assert Path(RebalanceSettings().journal).parent == folder
+
+
+def test_only_the_daemon_has_the_folder_of_its_lock() -> None:
+    """systemd removes it when the unit ends, which would take the lock from under a daemon that runs."""
+    folder = Path("/run") / words(read_unit("incus-numa.service"), "Service", "RuntimeDirectory")[0]
+    assert Path(DaemonSettings().run_dir) == folder
+    assert "RuntimeDirectory" not in read_unit("incus-numa-rebalance.service")["Service"]
 
 
 def test_a_refused_instance_does_not_fail_the_one_shot_service() -> None:

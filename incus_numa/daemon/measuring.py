@@ -1,0 +1,90 @@
+"""Samples everything that runs, and keeps the smoothed rates. Used by the service and by commands that show load.
+
+What is measured is noted in the world, so that everything planned from then on counts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from incus_numa.daemon.observe import World
+from incus_numa.daemon.seen import Seen
+from incus_numa.errors import GoneError, ReportError, RetryError
+from incus_numa.host.sampler import Sampler
+from incus_numa.model.instance import InstanceKey, InstanceType
+from incus_numa.model.load import Load
+from incus_numa.model.sample import InstanceSample, Rates, Sample
+from incus_numa.policy import rates
+from incus_numa.settings import HostSettings
+
+TOGETHER = 25
+"""So many containers are sampled in one go: sampling a thousand takes long enough to hold up a start, and where a
+virtual machine has its memory takes as long by itself."""
+
+LOOKS = 10
+"""How often a window is sampled."""
+
+
+class Measuring:
+    """The rates as of the last sample. Not thread-safe: one event loop uses it."""
+
+    def __init__(self, world: World, host: HostSettings, time_constant_s: float) -> None:
+        self._world = world
+        self._sampler = Sampler(Path(host.procfs), Path(host.sysfs))
+        self.time_constant_s = time_constant_s
+        self.rates: Rates | None = None
+        self._pids: dict[InstanceKey, int] = {}
+
+    @property
+    def load(self) -> Load:
+        """What plans count; empty before the second sample."""
+        return rates.load_of(self.rates)
+
+    async def take(self) -> None:
+        """One sample. What cannot be read is unknown. Raises UnreachableError."""
+        sampled: dict[InstanceKey, InstanceSample] = {}
+        for count, seen in enumerate(self._world.all_seen()):
+            if count % TOGETHER == TOGETHER - 1 or seen.instance.type is InstanceType.VIRTUAL_MACHINE:
+                await asyncio.sleep(0)
+            sampled[seen.instance.key] = await self._sample(seen)
+        machine = self._world.machine
+        nodes = self._sampler.sample_nodes({node.id: node.cpus for node in machine.nodes})
+        sample = Sample(at_s=time.monotonic(), instances=sampled, nodes=nodes)
+        self.rates = rates.smooth(self.rates, sample, self._world.snapshot(), self.time_constant_s)
+        self._pids = {key: pid for key, pid in self._pids.items() if key in sampled}
+        self._world.note_load(
+            self.load, {key: one.memory_by_node for key, one in sampled.items() if one.memory_by_node is not None}
+        )
+
+    async def watch(self, seconds: float, progress: Callable[[float], None]) -> None:
+        """Sample for so long; `progress` is told the part of it that is over. Raises UnreachableError."""
+        began = time.monotonic()
+        await self.take()
+        for look in range(1, LOOKS + 1):
+            await asyncio.sleep(max(0.0, began + seconds * look / LOOKS - time.monotonic()))
+            await self.take()
+            progress(look / LOOKS)
+
+    async def _sample(self, seen: Seen) -> InstanceSample:
+        if seen.instance.type is InstanceType.CONTAINER:
+            return self._sampler.sample_instance(seen.group)
+        key = seen.instance.key
+        if key not in self._pids:
+            pid = await self._pid(key)
+            if pid is None:
+                return InstanceSample(at_s=time.monotonic())
+            self._pids[key] = pid
+        found = self._sampler.sample_instance(None, self._pids[key])
+        if found.cpu_s is None:
+            # It was started again as another process.
+            del self._pids[key]
+        return found
+
+    async def _pid(self, key: InstanceKey) -> int | None:
+        try:
+            return await self._world.server.get_pid(key)
+        except (GoneError, ReportError, RetryError):
+            return None

@@ -1,0 +1,327 @@
+"""Brings instances to where they were decided to be, one step after the other. Used by the reconciler.
+
+Steps of one instance are never applied by two passes at a time: each instance has a lock. Memory that follows in
+slices can take minutes, so nobody holds the lock meanwhile: what has to be done at once is done before, and the binding
+is narrowed under the lock again when the memory is there. If the instance was given another place meanwhile, the rest
+of its memory is not moved to the old one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Iterable
+from contextlib import AsyncExitStack
+from weakref import WeakValueDictionary
+
+from incus_numa.applier.protocol import Applier, Progress, Target
+from incus_numa.cpuset import NodeSet
+from incus_numa.daemon.decisions import Decisions, decided_of
+from incus_numa.daemon.observe import World
+from incus_numa.daemon.said import Said
+from incus_numa.daemon.seen import Seen
+from incus_numa.errors import ReportError, RetryError
+from incus_numa.model.instance import InstanceKey
+from incus_numa.model.plan import MovePages, Outcome, PatchNodes, Placement, Step, StepResult, WriteCpus, WriteMems
+from incus_numa.model.snapshot import Decided
+from incus_numa.policy import steps
+from incus_numa.server.retrying import retrying
+
+PARALLEL_INSTANCES = 16
+"""Instances worked on at a time in one pass over everything."""
+
+GIVE_UP_S = 5.0
+"""How long a busy server or a start that is not visible yet is tried again within one pass."""
+
+_OWN_EVENT_S = 2.0
+
+Place = tuple[NodeSet, NodeSet | None]
+"""Nodes and memory nodes: what memory that follows is moved to."""
+
+
+class Settling:
+    """Applies decisions. What goes wrong with one instance is told and stops no other."""
+
+    def __init__(self, world: World, applier: Applier, decisions: Decisions, said: Said) -> None:
+        self._world = world
+        self._applier = applier
+        self._decisions = decisions
+        self._said = said
+        # A lock lives as long as somebody holds it or waits for it.
+        self._locks: WeakValueDictionary[InstanceKey, asyncio.Lock] = WeakValueDictionary()
+        self._forbidden: set[InstanceKey] = set()
+        self._held: set[InstanceKey] = set()
+        self._own_updates: dict[InstanceKey, float] = {}
+        self._waiting: dict[InstanceKey, Placement] = {}
+        self._followed: dict[InstanceKey, Place] = {}
+
+    def lock(self, key: InstanceKey) -> asyncio.Lock:
+        """The lock of an instance."""
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = self._locks[key] = asyncio.Lock()
+        return lock
+
+    def todo(self, placement: Placement, seen: Seen) -> tuple[Step, ...]:
+        """The steps that lead an instance to its placement, but those that were found not to be possible."""
+        found = steps.diff_one(placement, seen.observed, self._world.machine.memory_nodes)
+        followed = self._followed.get(placement.key) == _place(placement)
+        forbidden = placement.key in self._forbidden
+        return tuple(
+            step
+            for step in found
+            if not (forbidden and isinstance(step, PatchNodes)) and not (followed and isinstance(step, MovePages))
+        )
+
+    async def settle_all(self, placements: Iterable[Placement]) -> tuple[StepResult, ...]:
+        """Apply many placements, several at a time, each when its instance's lock is free."""
+        gate = asyncio.Semaphore(PARALLEL_INSTANCES)
+
+        async def settle(placement: Placement) -> tuple[StepResult, ...]:
+            async with gate:
+                return await self._settle_in_turn(placement)
+
+        return await all_of([settle(placement) for placement in placements])
+
+    async def _settle_in_turn(self, placement: Placement) -> tuple[StepResult, ...]:
+        key = placement.key
+        seen = self._world.get(key)
+        if seen is None or not (self.todo(placement, seen) or _lacks_mark(seen, decided_of(placement))):
+            return ()
+        async with self.lock(key):
+            try:
+                return await retrying(lambda: self.settle(placement), give_up_after_s=GIVE_UP_S)
+            except (RetryError, ReportError) as error:
+                self._said.once(key, f"not placed: {error}; the next pass tries again")
+                return ()
+
+    async def settle(self, placement: Placement) -> tuple[StepResult, ...]:
+        """Apply what is still to do, unless a later decision replaced this one. The instance's lock is held."""
+        key = placement.key
+        seen = self._world.get(key)
+        if seen is None or self._decisions.get(key) is not placement:
+            return ()
+        decided = decided_of(placement)
+        todo = self.todo(placement, seen)
+        if seen.etag is None and any(isinstance(step, PatchNodes) for step in todo):
+            seen = await self._world.look_at(key)
+            now = self._decisions.get(key)
+            if now is not placement:
+                # Somebody who needs its CPUs decided about it meanwhile, and will settle that.
+                if now is not None:
+                    self._world.decide(key, decided_of(now))
+                return ()
+            self._world.decide(key, decided)
+            todo = self.todo(placement, seen) if seen is not None else ()
+        if seen is None or not seen.instance.managed or not (todo or _lacks_mark(seen, decided)):
+            return ()
+        if any(isinstance(step, PatchNodes) for step in todo):
+            self._own_updates[key] = time.monotonic() + _OWN_EVENT_S
+        target = self._target(seen, mark=None if seen.marked == decided else decided)
+        results = await self._applier.apply(target, self._now(placement, todo))
+        self._world.note_mark(key, decided)
+        self._take_in(key, results)
+        busy = [result.detail for result in results if result.outcome is Outcome.BUSY]
+        if busy:
+            raise RetryError(busy[0])
+        return results
+
+    def _now(self, placement: Placement, todo: tuple[Step, ...]) -> tuple[Step, ...]:
+        """The steps to apply now; memory that has to follow first is noted for `follow`."""
+        now = steps.at_once(todo)
+        if now == todo or not self._applier.paces:
+            return todo
+        self._waiting.setdefault(placement.key, placement)
+        if _place(self._waiting[placement.key]) != _place(placement):
+            self._waiting[placement.key] = placement
+        return now
+
+    def waiting(self) -> tuple[InstanceKey, ...]:
+        """Instances whose memory is to follow, in the order in which that was found."""
+        return tuple(self._waiting)
+
+    async def follow(self, key: InstanceKey, progress: Progress) -> tuple[StepResult, ...]:
+        """Let the memory of an instance follow to its place, then bind it there; nothing if none has to.
+
+        Stops when the instance is given another place, or `progress` says so. Raises UnreachableError.
+        """
+        placement = self._waiting.pop(key, None)
+        self._world.look_at_memory(key)
+        seen = self._world.get(key)
+        if placement is None or seen is None or not self._is_still(placement):
+            return ()
+        found = steps.diff_one(placement, seen.observed, self._world.machine.memory_nodes)
+        step = next((step for step in found if isinstance(step, MovePages)), None)
+        results: tuple[StepResult, ...] = ()
+        if step is not None:
+            result = await self._applier.move_pages(
+                self._target(seen, mark=None), step, lambda moved: self._is_still(placement) and progress(moved)
+            )
+            results = (result,)
+            self._take_in(key, results)
+            if result.outcome in (Outcome.CUT, Outcome.GONE):
+                return results
+        # What could not be moved in slices is moved by the kernel when the binding is narrowed.
+        self._followed[key] = _place(placement)
+        now = self._decisions.get(key)
+        return results if now is None else results + await self._settle_in_turn(now)
+
+    def _is_still(self, placement: Placement) -> bool:
+        now = self._decisions.get(placement.key)
+        return now is not None and _place(now) == _place(placement)
+
+    async def reassert(self, keys: Iterable[InstanceKey]) -> tuple[StepResult, ...]:
+        """Write the cpusets of instances again that were seen to have drifted. Asks the server nothing.
+
+        The server rewrites all cpusets at once, so they are put right together, in one go per step. When one is
+        rewritten once more at the same time, that is one more drift, which will be seen as well.
+        """
+        work: list[tuple[Target, tuple[Step, ...]]] = []
+        for key in keys:
+            placement, seen = self._decisions.get(key), self._world.get(key)
+            if placement is None or seen is None:
+                continue
+            if self.lock(key).locked():
+                self._held.add(key)
+                continue
+            # The record waits for a pass; CPUs and memory are right without it.
+            now = self._now(placement, self.todo(placement, seen))
+            todo = tuple(step for step in now if not isinstance(step, PatchNodes))
+            if todo:
+                work.append((self._target(seen, mark=None), todo))
+        async with AsyncExitStack() as held:
+            for target, _ in work:
+                await held.enter_async_context(self.lock(target.key))
+            # Whoever held a lock meanwhile may have decided anew: then its own steps put things right.
+            work = [(target, todo) for target, todo in work if self._wants(target.key, todo)]
+            results = await self._applier.apply_together(work)
+            for result in results:
+                self._take_in(result.step.key, (result,))
+        return results
+
+    def _wants(self, key: InstanceKey, todo: tuple[Step, ...]) -> bool:
+        """Whether these steps are still among those that lead the instance to its placement."""
+        placement, seen = self._decisions.get(key), self._world.get(key)
+        return placement is not None and seen is not None and set(todo) <= set(self.todo(placement, seen))
+
+    def has_drifted(self, key: InstanceKey, *, memory: bool = True) -> bool:
+        """Whether the cgroup differs from the placement. Reads the cgroup, without `memory` only its CPUs.
+
+        Memory that is about to follow has not drifted.
+        """
+        placement = self._decisions.get(key)
+        seen = self._world.look_at_cgroup(key, memory=memory)
+        if placement is None or seen is None:
+            return False
+        return bool(self._now(placement, self.todo(placement, seen)))
+
+    def was_decided_by_another(self, key: InstanceKey) -> bool:
+        """Whether the mark on the cgroup is not our decision: a command has moved the instance. Reads the cgroup."""
+        placement, seen = self._decisions.get(key), self._world.get(key)
+        if placement is None or seen is None or seen.group is None:
+            return False
+        marked = self._world.cgroups.read_mark(seen.group)
+        return marked is not None and marked not in (decided_of(placement), seen.marked)
+
+    def take_held(self) -> frozenset[InstanceKey]:
+        """Those that were not put right since this was asked, as a pass was at work on them: to be compared again."""
+        held, self._held = frozenset(self._held), set()
+        return held
+
+    async def let_go(self, key: InstanceKey) -> tuple[StepResult, ...]:
+        """Unbind the memory of an instance that is no longer managed: the server spreads its CPUs as before."""
+        self._decisions.drop(key)
+        seen = self._world.get(key)
+        if seen is None or seen.instance.managed or seen.marked is None:
+            return ()
+        bound = seen.observed.mems or NodeSet()
+        # What is bound elsewhere is not ours; in the middle of a move the nodes that are left are still there.
+        return await self._release(seen, unbind=bool(bound & seen.marked.nodes), first=())
+
+    async def release(self, key: InstanceKey) -> tuple[StepResult, ...]:
+        """Hand an instance back, managed or not: all online CPUs, memory anywhere, no decision. Its lock is held."""
+        self._decisions.drop(key)
+        seen = self._world.get(key)
+        if seen is None or seen.marked is None:
+            return ()
+        online = self._world.machine.online
+        has = seen.observed.cpus
+        wide = (WriteCpus(key=key, cpus=online, before=has),) if has and has != online else ()
+        bound = seen.observed.mems
+        is_bound = bound is not None and bound != NodeSet() and not self._world.machine.memory_nodes <= bound
+        return await self._release(seen, unbind=is_bound, first=wide)
+
+    async def _release(self, seen: Seen, *, unbind: bool, first: tuple[Step, ...]) -> tuple[StepResult, ...]:
+        key, bound = seen.instance.key, seen.observed.mems
+        last = (WriteMems(key=key, mems=NodeSet(), before=bound),) if unbind else ()
+        record: tuple[Step, ...] = ()
+        if self._world.record_moves_cpus and seen.marked is not None and seen.observed.nodes == seen.marked.nodes:
+            # This server keeps the instance on the nodes that its record names, whoever wrote it.
+            record = (PatchNodes(key=key, nodes=NodeSet(), before=seen.observed.nodes),)
+            self._own_updates[key] = time.monotonic() + _OWN_EVENT_S
+        results = await self._applier.release(self._target(seen, mark=None), (*record, *first, *last))
+        if all(result.outcome is Outcome.DONE for result in results):
+            self._world.note_released(key)
+        self._take_in(key, results)
+        return results
+
+    def _target(self, seen: Seen, *, mark: Decided | None) -> Target:
+        return Target(
+            key=seen.instance.key, group=seen.group, nodes_key=self._world.nodes_key, etag=seen.etag, mark=mark
+        )
+
+    def _take_in(self, key: InstanceKey, results: Iterable[StepResult]) -> None:
+        """Remember what the steps changed, and say once what could not be done."""
+        for result in results:
+            if result.outcome is Outcome.DONE:
+                self._world.note_done(result.step)
+            elif isinstance(result.step, PatchNodes):
+                self._own_updates.pop(key, None)
+                self._world.forget_etag(key)
+            if result.outcome is Outcome.FORBIDDEN:
+                self._forbidden.add(key)
+                self._said.once(
+                    key, f"its project forbids the server's record, only the cgroup is set: {result.detail}"
+                )
+            elif result.outcome is Outcome.FAILED:
+                self._said.once(key, f"step failed: {result.detail}")
+        if any(result.outcome is not Outcome.DONE for result in results):
+            self._world.look_at_cgroup(key)
+
+    def is_own_update(self, key: InstanceKey) -> bool:
+        """Whether an `instance-updated` event is the echo of our own write. Each write has one echo."""
+        return self._own_updates.pop(key, 0.0) > time.monotonic()
+
+    def forget_own_updates(self) -> None:
+        """The event stream was cut: echoes of our writes were lost, and what comes now is someone else's."""
+        self._own_updates.clear()
+
+    def forget_refusals(self) -> None:
+        """Try again what the server refused: settings may have changed."""
+        self._forbidden.clear()
+
+    def forget_gone(self, managed: set[InstanceKey]) -> None:
+        """Keep only what is about these instances."""
+        self._forbidden &= managed
+        self._own_updates = {key: until for key, until in self._own_updates.items() if key in managed}
+        self._waiting = {key: one for key, one in self._waiting.items() if key in managed}
+        self._followed = {key: one for key, one in self._followed.items() if key in managed}
+
+
+def _lacks_mark(seen: Seen, decided: Decided) -> bool:
+    """Whether the decision is not on the cgroup yet: another daemon would take what is there as the server's."""
+    return seen.group is not None and seen.marked != decided
+
+
+def _place(placement: Placement) -> Place:
+    return placement.nodes, placement.mems
+
+
+async def all_of(work: Iterable[Awaitable[tuple[StepResult, ...]]]) -> tuple[StepResult, ...]:
+    """The results of all, when all have ended. Raises the first error."""
+    # Not a task group: that would wrap the one error that matters here, a server that is gone.
+    done = await asyncio.gather(*work, return_exceptions=True)
+    for failed in done:
+        if isinstance(failed, BaseException):
+            raise failed
+    return tuple(result for results in done if not isinstance(results, BaseException) for result in results)

@@ -1,0 +1,155 @@
+"""The changes that pay and that bring a node's load down, best first. See potential for gain and price."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import merge
+from math import sqrt
+from typing import NamedTuple
+
+from incus_numa.policy.rebalance import potential
+from incus_numa.policy.rebalance.board import Board, Change
+from incus_numa.policy.rebalance.measured import EQUAL
+from incus_numa.policy.rebalance.movers import Mover
+from incus_numa.policy.rebalance.potential import LEAST_SURPLUS
+
+TRIED = 200
+"""So many changes that pay are asked for room in one search at most."""
+
+Goes = tuple[tuple[Mover, int], ...]
+
+
+class Target(NamedTuple):
+    """Nodes to go to, as a mask, and by how much the potential would fall: at most `most` there and at later ones."""
+
+    nodes: int
+    gain: float
+    most: float
+
+
+class Proposal(NamedTuple):
+    """Movers and where they would go, what that gains, and the most that it could gain more than it costs, each."""
+
+    bound: float
+    gain: float
+    goes: Goes
+
+
+def best(board: Board, node: int) -> Change | None:
+    """The best change that brings the node's load down, pays, is allowed and within the budget; None if there is none.
+
+    Instances that change places are only looked at where nobody can leave.
+    """
+    return _best_of(board, leaving(board, node)) or _best_of(board, sorted(exchanges(board, node), key=_by_bound))
+
+
+def _best_of(board: Board, proposals: Iterable[Proposal]) -> Change | None:
+    """The change that gains most for each move, of proposals in order of their bounds.
+
+    What memory costs and whether there is room is only asked where that can matter.
+    """
+    found: Change | None = None
+    tried = 0
+    for proposal in proposals:
+        if tried == TRIED or (found is not None and proposal.bound < found.surplus - EQUAL):
+            break
+        change = priced(board, proposal.goes, proposal.gain) if board.admission.may_fit(proposal.goes) else None
+        if change is None or not board.fits_budget(change):
+            continue
+        if found is None or _rank(change) < _rank(found):
+            tried += 1
+            found = change if board.admission.refuse(change.goes) is None else found
+    return found
+
+
+def _by_bound(proposal: Proposal) -> float:
+    return -proposal.bound
+
+
+def _rank(change: Change) -> tuple[object, ...]:
+    """The most for each move first, then the lowest keys and nodes."""
+    return -round(change.surplus, 9), [(mover.key, nodes) for mover, nodes in change.goes]
+
+
+def leaving(board: Board, node: int) -> Iterator[Proposal]:
+    """An instance, or a whole group, leaves the node: those that may gain most for each move first."""
+    parties = [*((mover,) for mover in board.at[node]), *board.groups(node)]
+    return merge(*(_leaving_together(board, party, node) for party in parties), key=_by_bound)
+
+
+def _leaving_together(board: Board, party: Sequence[Mover], node: int) -> Iterator[Proposal]:
+    price, count = board.limits.move_price, len(party)
+    for nodes, gain, most in targets(board, party, node, price * count):
+        yield Proposal(most / count - price, gain, tuple([(mover, nodes) for mover in party]))
+
+
+def priced(board: Board, goes: Goes, gain: float) -> Change | None:
+    """The change if it pays."""
+    prices = [board.price(mover, nodes) for mover, nodes in goes]
+    price = sum(one.value for one in prices)
+    if gain - price <= LEAST_SURPLUS:
+        return None
+    return Change(goes=goes, gain=gain, price=price, size_bytes=sum(one.size_bytes for one in prices))
+
+
+def targets(board: Board, party: Sequence[Mover], node: int, least: float) -> Iterator[Target]:
+    """Where instances that are together may go instead of to this node, if that gains more than `least`.
+
+    They are one on any number of nodes, or several on just this one. The most loaded node concerned gets less loaded.
+    """
+    if party[0].is_wide:
+        yield from _targets_of_wide(board, party[0], node, least)
+        return
+    cpus, loads = board.measured.cpus, board.measured.load
+    busy, load, part = sum(mover.load_cpus for mover in party), loads[node], 1 / cpus[node]
+    added = busy * busy * (part + 1 / max(cpus.values()))
+    for target in board.measured.rising:
+        most = 2 * busy * (load - loads[target])
+        if most - added <= least:
+            return
+        more = 1 / cpus[target]
+        gain = most - busy * busy * (part + more)
+        if gain > least and loads[target] + busy * more < load - EQUAL:
+            yield Target(1 << target, gain, most - added)
+
+
+def _targets_of_wide(board: Board, mover: Mover, node: int, least: float) -> list[Target]:
+    """It leaves one node of its set for another one; what gains most comes first."""
+    measured, mask, load = board.measured, mover.nodes, board.measured.load[node]
+    found = []
+    for target in measured.cpus:
+        if not mask >> target & 1 and measured.load[target] < load - EQUAL:
+            after = mask ^ 1 << node | 1 << target
+            gain, height = potential.fall(measured, [(mover.load_cpus, mask, after)])
+            gain += board.nearer(mover, after)
+            if gain > least and height < load - EQUAL:
+                found.append(Target(after, gain, gain))
+    return sorted(found, key=lambda one: (-one.gain, one.nodes))
+
+
+def exchanges(board: Board, node: int, only: Mover | None = None) -> Iterator[Proposal]:
+    """Two instances that are on one node each change places, the busier one being on this node."""
+    measured, price = board.measured, board.limits.move_price
+    mine = [mover for mover in board.at[node] if not mover.is_wide and (only is None or mover is only)]
+    for target, load in measured.load.items():
+        apart = measured.load[node] - load
+        parts = 1 / measured.cpus[node] + 1 / measured.cpus[target]
+        # The gain of a difference d is 2 * d * apart - d^2 * parts: this is where it is more than the two prices.
+        under = apart * apart - parts * 2 * price
+        if apart <= EQUAL or under <= 0:
+            continue
+        low, high = (apart - sqrt(under)) / parts, (apart + sqrt(under)) / parts
+        high = min(high, (apart - EQUAL) * measured.cpus[target])
+        theirs = sorted((other for other in board.at[target] if not other.is_wide), key=_by_load)
+        loads = [other.load_cpus for other in theirs]
+        for mover in mine:
+            first = bisect_right(loads, mover.load_cpus - high)
+            for other in theirs[first : bisect_left(loads, mover.load_cpus - low)]:
+                more = mover.load_cpus - other.load_cpus
+                gain = 2 * more * apart - more * more * parts
+                yield Proposal(gain / 2 - price, gain, ((mover, 1 << target), (other, 1 << node)))
+
+
+def _by_load(mover: Mover) -> tuple[float, object]:
+    return mover.load_cpus, mover.key

@@ -1,0 +1,41 @@
+"""Memory of simulated containers, moved slice by slice. Used by tests, in the process that the simulator runs in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import cycle
+from pathlib import Path
+
+from incus_numa.errors import GoneError
+from incus_numa.model.plan import MovePages
+from incus_numa.simulator import groups
+from incus_numa.simulator.groups import Group
+from incus_numa.simulator.kernel import Kernel
+
+
+class SimulatedPages:
+    """A PageMover over the fake kernel. Slices have `slice_bytes`, whose pages of files move along."""
+
+    def __init__(self, kernel: Kernel, slice_bytes: int = 16 << 20) -> None:
+        self._kernel = kernel
+        self._slice_bytes = slice_bytes
+
+    def move(self, group: Path, step: MovePages) -> Iterator[int]:
+        """Each item is the bytes of one slice, which goes to each of the targets in turn. Raises GoneError."""
+        targets = cycle(step.targets)
+        for source in step.sources - step.targets:
+            while size := min(self._find(group).pages.get(source, 0), self._slice_bytes):
+                found = self._find(group)
+                target = next(targets)
+                pages = dict(found.pages)
+                pages[source] -= size
+                pages[target] = pages.get(target, 0) + size
+                found.pages = pages
+                groups.rewrite(found.path / "memory.numa_stat", groups.render_numa_stat(pages).rstrip("\n"))
+                yield size
+
+    def _find(self, group: Path) -> Group:
+        for found in tuple(self._kernel.groups.values()):
+            if found.path == group:
+                return found
+        raise GoneError(f"{group} no longer exists")

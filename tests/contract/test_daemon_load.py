@@ -1,0 +1,185 @@
+"""The daemon moves running containers by measured load, their memory follows, and a quiet host is left alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from incus_numa.cpuset import NodeSet
+from incus_numa.model.instance import InstanceKey
+from incus_numa.settings import DaemonSettings, RebalanceSettings, Settings
+from incus_numa.simulator.trees import scratch_root
+from tests import builders
+from tests.builders import GIB
+from tests.commands import run_beside, write_config
+from tests.contract.daemon_rig import Rig, Wish, eventually, keeps_attributes, rig
+
+SWIFT = RebalanceSettings(
+    interval_s=0.15, time_constant_s=0.1, hold_s=0.1, cooldown_s=3600.0, bytes_per_second=64 * GIB
+)
+RARELY = DaemonSettings(resync_s=3600.0, verify_s=(0.2,))
+
+
+@asynccontextmanager
+async def host(limits: RebalanceSettings = SWIFT, daemon: DaemonSettings = RARELY) -> AsyncIterator[Rig]:
+    """Four nodes with four CPUs and 16 GiB each."""
+    machine = builders.machine(nodes=4, cpus_per_node=4, memory_bytes=16 * GIB)
+    async with rig(machine=machine, wish=Wish(settings=Settings(daemon=daemon, rebalance=limits))) as r:
+        yield r
+
+
+async def sharing(r: Rig, **config: str) -> tuple[InstanceKey, InstanceKey, list[InstanceKey]]:
+    """Two containers of four vCPUs on one node, and the three others on the other nodes, which may not move."""
+    keys = [await r.present(f"c{n}", 4, user_numa_movable=str(n > 3).lower(), **config) for n in range(5)]
+    mover = keys[4]
+    mate = next(key for key in keys[:4] if r.nodes(key) == r.nodes(mover))
+    return mover, mate, [key for key in keys[:4] if key != mate]
+
+
+def journal(r: Rig) -> list[dict[str, object]]:
+    path = r.journal
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+async def test_two_busy_containers_of_one_node_are_spread() -> None:
+    async with host() as r:
+        mover, mate, _ = await sharing(r)
+        before = r.nodes(mover)
+        r.simulator.set_work(mover, 4.0)
+        r.simulator.set_work(mate, 4.0)
+        await eventually(lambda: r.nodes(mover) != before)
+        await r.placed(mover, mate)
+        assert r.nodes(mate) == before
+        await eventually(lambda: len(journal(r)) == 1)
+        (line,) = journal(r)
+        assert (line["name"], line["from"], line["to"], line["result"]) == (
+            mover.name,
+            str(before),
+            str(r.nodes(mover)),
+            "moved",
+        )
+        assert len(r.log.saying("moved", f"instance={mover}", level=logging.INFO)) == 1
+
+
+async def test_even_load_moves_nobody_and_nothing_is_written_or_said() -> None:
+    async with host() as r:
+        mover, mate, others = await sharing(r)
+        keys = (mover, mate, *others)
+        for key in others:
+            r.simulator.set_work(key, 2.0)
+        for key in (mover, mate):
+            r.simulator.set_work(key, 1.0)
+        await r.simulator.balanced()
+        await asyncio.sleep(0.5)
+        before, said = r.touched(*keys), len(r.log.lines(logging.INFO))
+        await asyncio.sleep(1.5)
+        assert r.touched(*keys) == before
+        assert r.log.lines(logging.INFO)[said:] == []
+        assert journal(r) == []
+
+
+async def test_nobody_moves_where_the_settings_say_so() -> None:
+    async with host(replace(SWIFT, enabled=False)) as r:
+        mover, mate, _ = await sharing(r)
+        before = r.touched(mover, mate)
+        r.simulator.set_work(mover, 4.0)
+        r.simulator.set_work(mate, 4.0)
+        await asyncio.sleep(1.0)
+        assert r.touched(mover, mate) == before
+
+
+async def test_memory_follows_in_slices_and_is_bound_when_it_is_there() -> None:
+    async with host() as r:
+        mover, mate, _ = await sharing(r, limits_memory="4GiB")
+        before = r.nodes(mover)
+        r.simulator.set_work(mover, 4.0)
+        r.simulator.set_work(mate, 4.0)
+        await eventually(lambda: r.nodes(mover) != before)
+        await r.placed(mover)
+        group = r.simulator.kernel.groups[mover]
+        assert {node for node, size in group.pages.items() if size} == set(r.nodes(mover))
+        await eventually(lambda: len(journal(r)) == 1)
+        assert journal(r)[0]["moved_bytes"] == sum(group.pages.values())
+        sets = [value for key, what, value in r.writes(mover) if what == "cpuset.mems"]
+        union = before | r.nodes(mover)
+        assert sets[-2:] == [str(union), str(r.nodes(mover))]
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.9])
+async def test_a_daemon_that_ends_while_memory_follows_is_healed_by_the_next(part: float) -> None:
+    slow = replace(SWIFT, bytes_per_second=256 << 20)
+    async with host(slow) as r:
+        mover, mate, _ = await sharing(r, limits_memory="4GiB")
+        before = r.nodes(mover)
+        r.simulator.set_work(mover, 4.0)
+        r.simulator.set_work(mate, 4.0)
+        await eventually(lambda: r.nodes(mover) != before)
+        group = r.simulator.kernel.groups[mover]
+        total = sum(group.pages.values())
+        await eventually(lambda: total - group.pages[before.lowest()] >= part * total)
+        await r.stop_daemon()
+        assert r.seat(mover).mems == before | r.nodes(mover)
+        assert sum(group.pages.values()) == total
+        r.settings = replace(r.settings, rebalance=SWIFT)
+        r.start_daemon()
+        await r.placed(mover)
+        assert {node for node, size in group.pages.items() if size} == set(r.nodes(mover))
+        assert sum(group.pages.values()) == total
+
+
+async def test_one_that_was_moved_stays_for_its_cool_down_across_a_restart() -> None:
+    async with host() as r:
+        mover, mate, _ = await sharing(r)
+        before = r.nodes(mover)
+        for key in (mover, mate):
+            r.simulator.set_work(key, 4.0)
+        await eventually(lambda: len(journal(r)) == 1)
+        await r.placed(mover)
+        there = r.nodes(mover)
+        await r.stop_daemon()
+        # Now its new node is too loaded, and the old one would be better.
+        r.simulator.set_work(mate, 0.0)
+        neighbour = next(key for key in r.simulator.kernel.groups if key != mover and r.nodes(key) == there)
+        r.simulator.set_work(neighbour, 4.0)
+        r.start_daemon()
+        await asyncio.sleep(1.5)
+        assert r.nodes(mover) == there != before
+        r.load_settings = lambda: replace(r.settings, rebalance=replace(SWIFT, cooldown_s=0.1))
+        r.daemon.service.reload()
+        await eventually(lambda: r.nodes(mover) != there)
+
+
+async def test_an_instance_that_is_managed_no_more_has_its_memory_unbound() -> None:
+    async with host() as r:
+        key = await r.present("c", 2)
+        assert r.seat(key).mems == r.nodes(key)
+        r.simulator.set_config(key, {"limits.cpu.nodes": ""})
+        await eventually(lambda: r.seat(key).mems == NodeSet())
+        await r.simulator.balanced()
+        assert len(r.seat(key).cpus) == 2
+
+
+async def test_what_a_command_has_moved_stays_there_while_the_daemon_runs() -> None:
+    if not keeps_attributes(scratch_root() or Path("/tmp")):
+        pytest.skip("what is decided cannot be kept on a cgroup here: needs root")
+    async with host(replace(SWIFT, enabled=False)) as r:
+        mover, mate, others = await sharing(r)
+        before = {key: r.nodes(key) for key in (mover, mate, *others)}
+        for key in (mover, mate):
+            r.simulator.set_work(key, 4.0)
+        config = write_config(r.simulator, replace(SWIFT, window_s=0.5))
+        result = await run_beside("rebalance", "--config", config)
+        assert (result.code, r.nodes(mover) != before[mover]) == (0, True)
+        there = r.nodes(mover)
+        await r.placed(mover, mate, *others)
+        r.simulator.trigger_balance()
+        await r.simulator.balanced()
+        await r.placed(mover, mate, *others)
+        assert {key: r.nodes(key) for key in before} == before | {mover: there}

@@ -1,0 +1,87 @@
+"""Load and memory of containers in the host: processes of the host's own, put into the containers' cgroups.
+
+They cost less under emulation than `incus exec`, and end without the containers noticing.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from tests.lab.lab import GUEST, Lab
+
+SPIN = "while :; do :; done"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Touched:
+    """What hold.py says: longest stall in seconds since `Work.forget`, damaged bytes, rounds over all memory."""
+
+    longest_s: float
+    lost: int
+    rounds: int
+
+
+class Work:
+    """What runs in the containers' cgroups. `stop` ends all of it, which has to be done before they are deleted."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+
+    def spin(self, name: str, loops: int) -> None:
+        """Start endless loops in a container."""
+        into = f"echo $$ >{self._lab.cgroup(name)}/cgroup.procs"
+        for _ in range(loops):
+            script = f"{into}; echo $$ >>/run/spin.{name}; {SPIN}"
+            self._lab.host.run(f"setsid sh -c '{script}' </dev/null >/dev/null 2>&1 &")
+
+    def rest(self, name: str) -> None:
+        """End the loops of a container."""
+        self._lab.host.run(f"kill -9 $(cat /run/spin.{name} 2>/dev/null) 2>/dev/null; rm -f /run/spin.{name}; true")
+
+    def hold(self, name: str, mib: int) -> None:
+        """Start a process that holds that much memory and keeps touching it, and wait until it does."""
+        self._lab.host.put((GUEST / "hold.py").read_bytes(), "/root/hold.py")
+        held = f"python3 /root/hold.py {self._lab.cgroup(name)} {mib} /run/hold.{name}"
+        self._lab.host.run(f"setsid {held} </dev/null >/dev/null 2>&1 & echo $! >/run/holder.{name}")
+        self._lab.until(lambda: self._told(name) is not None, f"{name} holds {mib} MiB", within_s=120)
+
+    def touched(self, name: str) -> Touched:
+        """What the process that holds memory has seen; AssertionError if it does not run."""
+        found = self._told(name)
+        assert found is not None, f"the process in {name} has said nothing"
+        return found
+
+    def forget(self, name: str) -> None:
+        """Measure stalls from here on."""
+        self._lab.host.run(f"pkill -USR1 -f 'hold.py {self._lab.cgroup(name)} '")
+
+    def is_holding(self, name: str) -> bool:
+        """Whether the process that holds memory still runs."""
+        return self._lab.host.attempt(f"pgrep -f 'hold.py {self._lab.cgroup(name)} '")[0] == 0
+
+    def stop(self) -> None:
+        """End everything."""
+        self._lab.host.run(
+            "pkill -9 -f hold.py; for f in /run/spin.*; do kill -9 $(cat $f) ; done 2>/dev/null;"
+            " rm -f /run/spin.* /run/hold.* /run/holder.*; true"
+        )
+
+    def measure_cpus(self, names: list[str], seconds: float) -> dict[str, float]:
+        """CPUs that each container keeps busy, from cpu.stat over some time of the host's clock."""
+        before, began = self._usage(names), self._lab.clock()
+        time.sleep(seconds)
+        after, ended = self._usage(names), self._lab.clock()
+        return {name: (after[name] - before[name]) / (ended - began) for name in names}
+
+    def _usage(self, names: list[str]) -> dict[str, float]:
+        files = " ".join(f"{self._lab.cgroup(name)}/cpu.stat" for name in names)
+        lines = self._lab.host.run(f"grep -h usage_usec {files}").splitlines()
+        return {name: int(line.split()[1]) / 1e6 for name, line in zip(names, lines, strict=True)}
+
+    def _told(self, name: str) -> Touched | None:
+        code, out, _ = self._lab.host.attempt(f"cat /run/hold.{name}")
+        if code:
+            return None
+        longest, lost, rounds = out.split()
+        return Touched(longest_s=float(longest), lost=int(lost), rounds=int(rounds))
