@@ -18,8 +18,8 @@ from incus_numa.replay import loads, replay
 from incus_numa.replay.ground import Ground, Seat, Steward
 from incus_numa.replay.stays import Stay
 
-EVERY_S = 60.0
-"""Regular looks are so far apart."""
+EVERY_S = 10.0
+"""Regular looks are so far apart: as those of our daemon are, and a little less than numad's."""
 
 
 class Kind(IntEnum):

@@ -17,8 +17,7 @@ class Rebalanced:
     """All instances are movable. Hold time and cool-down are of simulated time.
 
     The use at a look is what the daemon's smoothed rates would have come to. It looks again when the hold time ends, or
-    a cool-down while the load is uneven, else at the regular looks, which are rarer than the daemon's: between these
-    only changes of use could change its mind.
+    a cool-down while the load is uneven, else at the regular looks: nothing else could change its mind.
     """
 
     def __init__(self, ground: Ground, placement: PlacementSettings, limits: RebalanceSettings) -> None:

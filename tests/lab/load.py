@@ -5,7 +5,6 @@ They cost less under emulation than `incus exec`, and end without the containers
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 from tests.lab.lab import GUEST, Lab
@@ -54,30 +53,26 @@ class Work:
 
     def forget(self, name: str) -> None:
         """Measure stalls from here on."""
-        self._lab.host.run(f"pkill -USR1 -f 'hold.py {self._lab.cgroup(name)} '")
+        self._lab.host.run(f"kill -USR1 $(cat /run/holder.{name})")
 
     def is_holding(self, name: str) -> bool:
         """Whether the process that holds memory still runs."""
-        return self._lab.host.attempt(f"pgrep -f 'hold.py {self._lab.cgroup(name)} '")[0] == 0
+        return self._lab.host.attempt(f"kill -0 $(cat /run/holder.{name})")[0] == 0
 
     def stop(self) -> None:
         """End everything."""
         self._lab.host.run(
-            "pkill -9 -f hold.py; for f in /run/spin.*; do kill -9 $(cat $f) ; done 2>/dev/null;"
-            " rm -f /run/spin.* /run/hold.* /run/holder.*; true"
+            "kill -9 $(cat /run/spin.* /run/holder.*) 2>/dev/null; rm -f /run/spin.* /run/hold.* /run/holder.*; true"
         )
 
     def measure_cpus(self, names: list[str], seconds: float) -> dict[str, float]:
         """CPUs that each container keeps busy, from cpu.stat over some time of the host's clock."""
-        before, began = self._usage(names), self._lab.clock()
-        time.sleep(seconds)
-        after, ended = self._usage(names), self._lab.clock()
-        return {name: (after[name] - before[name]) / (ended - began) for name in names}
-
-    def _usage(self, names: list[str]) -> dict[str, float]:
         files = " ".join(f"{self._lab.cgroup(name)}/cpu.stat" for name in names)
-        lines = self._lab.host.run(f"grep -h usage_usec {files}").splitlines()
-        return {name: int(line.split()[1]) / 1e6 for name, line in zip(names, lines, strict=True)}
+        look = f"grep -h usage_usec {files}; cut -d' ' -f1 /proc/uptime"
+        lines = self._lab.host.run(f"{look}; sleep {seconds:g}; {look}").splitlines()
+        (*before, began), (*after, ended) = lines[: len(lines) // 2], lines[len(lines) // 2 :]
+        used = [(int(late.split()[1]) - int(early.split()[1])) / 1e6 for early, late in zip(before, after, strict=True)]
+        return {name: one / (float(ended) - float(began)) for name, one in zip(names, used, strict=True)}
 
     def _told(self, name: str) -> Touched | None:
         code, out, _ = self._lab.host.attempt(f"cat /run/hold.{name}")

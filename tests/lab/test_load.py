@@ -18,14 +18,14 @@ from tests.lab.load import Work
 
 pytestmark = pytest.mark.lab
 
-INTERVAL_S = 3.0
+INTERVAL_S = 6.0
 MIB = 300
 SETTINGS = {
     "interval_s": INTERVAL_S,
     "time_constant_s": 2.0,
     "hold_s": 1.0,
     "cooldown_s": 1.0,
-    "bytes_per_second": "64MiB",
+    "bytes_per_second": "32MiB",
     "window_s": 3.0,
 }
 FIXED = ("still0", "still1", "still2", "still3")
@@ -94,7 +94,7 @@ def test_two_busy_containers_of_one_node_are_spread(lab: Lab, work: Work, figure
     lab.until(lambda: lab.see("mover").nodes != before, "the mover is elsewhere", within_s=MOVES_S)
     took = lab.clock() - began
     figures.say("busy containers spread after", took)
-    figures.say("... in intervals of 3 s", took / INTERVAL_S, unit="")
+    figures.say("... in intervals of 6 s", took / INTERVAL_S, unit="")
     lab.until(lambda: has_arrived(lab, before), "its memory has followed", within_s=MOVES_S)
     figures.say(f"... and {MIB} MiB of memory with it after", lab.clock() - began)
     now = work.measure_cpus(["mover", partner], 3.0)

@@ -10,7 +10,7 @@ import pytest
 
 from incus_numa.cpuset import NodeSet
 from incus_numa.model.instance import Instance, InstanceKey, Policy
-from incus_numa.model.machine import Machine
+from incus_numa.model.machine import CoreKind, Machine
 from incus_numa.model.rebalance import Decision, History, Hold
 from incus_numa.model.snapshot import Decided, Observed, Snapshot
 from incus_numa.policy.check import check_plan
@@ -217,6 +217,28 @@ def test_distance_inside_a_wide_set_is_part_of_the_potential() -> None:
     assert decision.decide(snapshot, History(), 0.0, placement, LIMITS, forced=True).moves == ()
 
 
+def test_nearer_nodes_do_not_make_another_node_the_most_loaded() -> None:
+    wide = instance("wide", vcpus=16)
+    fixed = [instance(name, vcpus=2, movable=False) for name in "xyz"]
+    load = {"wide": 8.0, "x": 1.0, "y": 1.6, "z": 1.6}
+    snapshot = state({"wide": "0,2", "x": "0", "y": "1", "z": "3"}, load, wide, *fixed)
+    placement = PlacementSettings(distance_weight=20.0)
+    assert decision.decide(snapshot, History(), 0.0, placement, LIMITS, forced=True).moves == ()
+    lighter = replace(snapshot.load, cpus_by_instance={**snapshot.load.cpus_by_instance, key("z"): 0.5})
+    found = decision.decide(replace(snapshot, load=lighter), History(), 0.0, placement, LIMITS, forced=True)
+    assert went(found) == {"wide": "2-3"}
+
+
+def test_a_wide_instance_leaves_any_of_its_nodes_that_is_too_loaded() -> None:
+    flat = machine(nodes=4, cpus_per_node=8, nodes_per_socket=4)
+    others = [instance("x", pinned="0-7"), instance("y", vcpus=2, movable=False)]
+    where, load = {"wide": "0-1", "x": "0", "y": "1"}, {"wide": 4.0, "x": 6.0, "y": 4.0}
+    free = instance("wide", vcpus=16)
+    assert went(decide(state(where, load, free, *others, host=flat))) == {"wide": "1-2"}
+    tied = instance("wide", vcpus=16, device_nodes=NodeSet([0]))
+    assert went(decide(state(where, load, tied, *others, host=flat))) == {"wide": "0,2"}
+
+
 def test_a_hopeless_node_does_not_end_the_search() -> None:
     pinned = instance("pinned", pinned="0-7")
     found = decide(state({"pinned": "0", "a": "1", "b": "1"}, {"pinned": 8.0, "a": 3.0, "b": 3.0}, pinned))
@@ -348,6 +370,30 @@ def test_one_that_the_planner_would_place_otherwise_is_not_moved() -> None:
     assert (found.moves, holds(found)["wide"]) == ((), Hold.DOES_NOT_FIT)
 
 
+def test_one_that_prefers_a_kind_of_cores_stays_with_them() -> None:
+    mixed = machine(nodes=2, cpus_per_node=8, efficiency_cpus=4)
+    slow = {cpu.id: replace(cpu, kind=CoreKind.EFFICIENCY) for cpu in mixed.cpus if cpu.node == 1}
+    mixed = replace(mixed, cpus=tuple(slow.get(cpu.id, cpu) for cpu in mixed.cpus))
+    for cores, moves in ((CoreKind.PERFORMANCE, set()), (CoreKind.EFFICIENCY, {"a"}), (None, {"a"})):
+        fixed = instance("b", vcpus=2, movable=False)
+        wants = instance("a", vcpus=2, cores=cores)
+        assert went(decide(state({"a": "0", "b": "0"}, {"a": 2.0, "b": 2.0}, fixed, wants, host=mixed))).keys() == moves
+
+
+def test_a_strict_policy_keeps_the_nodes_of_devices() -> None:
+    placement = PlacementSettings(device_weight=0.0)
+    strict = [instance(one, vcpus=2, policy=Policy.RESTRICTED, device_nodes=NodeSet([0])) for one in "ab"]
+    snapshot = state({"a": "0", "b": "0"}, {"a": 3.0, "b": 3.0}, *strict)
+    found = decision.decide(snapshot, History(), 0.0, placement, LIMITS, forced=True)
+    assert (found.moves, holds(found)) == ((), {"a": Hold.POLICY, "b": Hold.POLICY})
+
+
+def test_the_load_after_one_move_decides_where_the_next_goes() -> None:
+    found = decide(state(dict.fromkeys("abcd", "0"), dict.fromkeys("abcd", 2.0)))
+    assert sorted(went(found).values()) == ["1", "2", "3"]
+    assert found.expected == pytest.approx(1.0)
+
+
 def test_the_order_of_instances_does_not_matter() -> None:
     names = [f"i{index}" for index in range(12)]
     snapshot = state(dict.fromkeys(names, "0"), dict.fromkeys(names, 0.5))
@@ -369,3 +415,9 @@ def test_a_host_whose_load_changes_is_even_again_after_three_passes_and_few_move
     assert found.after <= 1.10
     assert 0 < found.moves <= 30
     assert found.later == 0
+
+
+def test_a_busy_instance_does_not_wander_after_what_little_else_is_there() -> None:
+    """A lone instance gains by leaving a little of the host's own work, and would again wherever it goes."""
+    found = decide(busy(state({"hog": "0"}, {}), {"hog": 6.0}, {0: 0.2}))
+    assert (found.imbalance, found.moves) == (4.0, ())

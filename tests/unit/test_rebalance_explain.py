@@ -123,3 +123,10 @@ def test_an_unmanaged_instance_has_load_and_no_verdict() -> None:
 def test_an_instance_that_does_not_run_is_an_error() -> None:
     with pytest.raises(KeyError):
         verdict(CROWDED, "nobody")
+
+
+def test_what_would_pay_waits_until_the_load_is_uneven() -> None:
+    where = {"a": "0", "e": "0", "f": "0", "b": "1", "c": "2", "d": "3"}
+    found = verdict(state(where, {"a": 8.0, "e": 0.35, "f": 0.5, "b": 8.0, "c": 8.0, "d": 8.0}), "e")
+    assert (found.is_even, found.options[0].hold) == (True, None)
+    assert found.would is not None

@@ -24,6 +24,7 @@ class Host:
     def __init__(self, *, binds: bool = True) -> None:
         self.daemon = NumadDaemon(HERE, binds_arrivals=binds)
         self.at: dict[str, str] = {}
+        self.is_bound = binds
         self.use: dict[str, float] = {}
 
     def put(self, name: str, vcpus: int = 4, cpus: float = 0.02, memory_bytes: int | None = GIB) -> str:
@@ -31,6 +32,7 @@ class Host:
         self.use[name] = cpus
         new = Stay(name=name, arrival_s=0, departure_s=None, vcpus=vcpus, memory_bytes=memory_bytes)
         (seat,) = self.daemon.arrive(new, self.use).values()
+        self.is_bound = seat.bound
         self.at[name] = str(seat.nodes)
         return self.at[name]
 
@@ -63,8 +65,8 @@ class TestArrivals:
 
     def test_who_is_not_bound_runs_everywhere_until_it_uses_more_than_half_a_cpu(self) -> None:
         host = Host(binds=False)
-        assert host.put("idle", cpus=0.5) == "0-3"
-        assert host.put("busy", cpus=0.6) == "0"
+        assert (host.put("idle", cpus=0.5), host.is_bound) == ("0-3", False)
+        assert (host.put("busy", cpus=0.6), host.is_bound) == ("0", True)
         assert host.look(300) == {}
         assert host.look(600, idle=0.51) == {"idle": "1"}
 
@@ -96,6 +98,14 @@ class TestRounds:
     def test_the_largest_product_of_cpus_and_memory_comes_first(self, host: Host) -> None:
         assert set(host.look(300, a=2, e=3)) == {"e"}
 
+    def test_who_is_not_bound_comes_before_all_others(self) -> None:
+        host = Host(binds=False)
+        cpus = {"u": 0.3, "v": 0.6, "x": 3.9, "y": 3.9, "z": 3.9, "w": 0.6}
+        assert [host.put(name, cpus=one) for name, one in cpus.items()] == ["0-3", "0", "1", "2", "3", "0"]
+        quiet = dict.fromkeys("xyz", 0.02)
+        assert set(host.look(600, u=0.6, v=2, w=2, **quiet)) == {"u"}
+        assert set(host.look(605)) == {"w"}
+
     def test_of_equals_who_was_evaluated_longest_ago_comes_first(self, host: Host) -> None:
         assert host.look(300, a=1) == {}
         assert host.look(600, a=1.1, e=1) == {"e": "1"}
@@ -118,6 +128,41 @@ class TestRounds:
         assert host.put("e", memory_bytes=2 * GIB) == "0"
         assert host.look(200, a=2, e=2) == {"a": "1"}
 
+    @pytest.mark.parametrize(
+        ("a", "e", "b"),
+        [
+            pytest.param(0.6, 0.02, 0.02, id="it uses too little to make a difference"),
+            pytest.param(1.5, 1.5, 3.9, id="it is not on the node with the least free"),
+        ],
+    )
+    def test_others_wait_even_if_memory_would_be_more_even(self, a: float, e: float, b: float) -> None:
+        host = Host()
+        sizes = {"a": GIB, "b": 2 * GIB, "c": GIB, "d": GIB, "e": 2 * GIB, "f": 3 * GIB}
+        assert [host.put(name, memory_bytes=size) for name, size in sizes.items()] == ["0", "1", "2", "3", "0", "2"]
+        assert host.look(200, a=a, e=e, b=b) == {}
+
+    def test_a_fourth_more_than_its_memory_holds_one_where_it_is(self) -> None:
+        host = Host()
+        assert host.put("a", memory_bytes=8 * GIB) == "0"
+        assert [host.put(name, cpus=3, memory_bytes=7 * GIB) for name in "bcd"] == ["1", "2", "3"]
+        assert host.put("e", memory_bytes=8 * GIB) == "0"
+        # Without its memory node 0 has 22 GiB free, the others have 23.
+        assert host.look(300, b=0.02, c=0.02, d=0.02, e=2) == {}
+
+    def test_memory_goes_along(self, host: Host) -> None:
+        assert host.look(300, a=2, e=2) == {"e": "1"}
+        host.use |= {"a": 0.02, "e": 0.02}
+        # All nodes but node 1 hold a GiB now, and nobody is busy.
+        assert [host.put(name) for name in ("f", "g", "h")] == ["0", "2", "3"]
+
+    def test_who_is_alone_does_not_wander(self) -> None:
+        host = Host()
+        assert [host.put(name) for name in "abcd"] == ["0", "1", "2", "3"]
+        for name in "abc":
+            host.daemon.depart(name)
+            del host.use[name]
+        assert host.look(300, d=2) == {}
+
     def test_the_same_nodes_are_no_move(self, host: Host) -> None:
         assert host.look(300, a=2) == {}
 
@@ -130,6 +175,11 @@ class TestWidth:
         assert host.look(300, wide=7.0) == {}
         assert host.look(600, wide=3.6) == {"wide": "0"}
         assert host.look(900, wide=3.7) == {"wide": "0-1"}
+
+    def test_nobody_gets_more_cpus_than_it_has_threads(self) -> None:
+        host = Host()
+        assert host.put("full", vcpus=4, cpus=4) == "0"
+        assert host.look(300) == {}
 
     def test_cpus_are_taken_for_granted_unless_more_are_used_than_there_are(self) -> None:
         found = []

@@ -86,6 +86,14 @@ class TestRebalanced:
         assert [name for name in moved if use[name] == 0.9] == list(moved)
         assert len(moved) == 1
 
+    def test_an_arrival_finds_moved_ones_where_they_are_now(self) -> None:
+        where = steward("rebalanced")
+        use = uneven(put(where, *EIGHT))
+        where.look(300, use)
+        (node,) = nodes(where.look(360, use)).values()
+        # One left node 0 for a node that now has one more than all others.
+        assert sorted({"0", "1", "2", "3"} - {node}) == sorted(set(put(where, "w", "x", "y", "z").values()))
+
     def test_nobody_comes_back_while_the_load_stays_the_same(self) -> None:
         where = steward("rebalanced")
         use = uneven(put(where, *EIGHT))

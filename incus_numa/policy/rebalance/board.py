@@ -63,6 +63,13 @@ class Board:
         """Nodes that are too loaded, the most loaded first."""
         return self.measured.above(self.most_load)
 
+    def ceiling(self, node: int) -> float:
+        """The highest load that a node may get by relieving this one: less by half the margin than this one's is.
+
+        Else a busy instance would go from node to node after whatever little else is there.
+        """
+        return self.measured.load[node] / (1 + self.limits.margin / 2)
+
     def groups(self, node: int) -> Sequence[tuple[Mover, ...]]:
         """Groups that are on this node alone, and that may move as a whole: two movers or more each."""
         here = set(map(id, self.at[node]))

@@ -41,7 +41,7 @@ def best(board: Board, node: int) -> Change | None:
 
     Instances that change places are only looked at where nobody can leave.
     """
-    return _best_of(board, leaving(board, node)) or _best_of(board, sorted(exchanges(board, node), key=_by_bound))
+    return _best_of(board, leaving(board, node)) or _best_exchange(board, node)
 
 
 def _best_of(board: Board, proposals: Iterable[Proposal]) -> Change | None:
@@ -96,7 +96,7 @@ def priced(board: Board, goes: Goes, gain: float) -> Change | None:
 def targets(board: Board, party: Sequence[Mover], node: int, least: float) -> Iterator[Target]:
     """Where instances that are together may go instead of to this node, if that gains more than `least`.
 
-    They are one on any number of nodes, or several on just this one. The most loaded node concerned gets less loaded.
+    They are one on any number of nodes, or several on just this one. No node gets nearly as loaded as this one is.
     """
     if party[0].is_wide:
         yield from _targets_of_wide(board, party[0], node, least)
@@ -104,13 +104,14 @@ def targets(board: Board, party: Sequence[Mover], node: int, least: float) -> It
     cpus, loads = board.measured.cpus, board.measured.load
     busy, load, part = sum(mover.load_cpus for mover in party), loads[node], 1 / cpus[node]
     added = busy * busy * (part + 1 / max(cpus.values()))
+    ceiling = board.ceiling(node)
     for target in board.measured.rising:
         most = 2 * busy * (load - loads[target])
         if most - added <= least:
             return
         more = 1 / cpus[target]
         gain = most - busy * busy * (part + more)
-        if gain > least and loads[target] + busy * more < load - EQUAL:
+        if gain > least and loads[target] + busy * more <= ceiling:
             yield Target(1 << target, gain, most - added)
 
 
@@ -123,32 +124,52 @@ def _targets_of_wide(board: Board, mover: Mover, node: int, least: float) -> lis
             after = mask ^ 1 << node | 1 << target
             gain, height = potential.fall(measured, [(mover.load_cpus, mask, after)])
             gain += board.nearer(mover, after)
-            if gain > least and height < load - EQUAL:
+            if gain > least and height <= board.ceiling(node):
                 found.append(Target(after, gain, gain))
     return sorted(found, key=lambda one: (-one.gain, one.nodes))
 
 
-def exchanges(board: Board, node: int, only: Mover | None = None) -> Iterator[Proposal]:
-    """Two instances that are on one node each change places, the busier one being on this node."""
+def _best_exchange(board: Board, node: int) -> Change | None:
+    """The best change of places with an instance of another node, the one that could gain most being asked first."""
     measured, price = board.measured, board.limits.move_price
-    mine = [mover for mover in board.at[node] if not mover.is_wide and (only is None or mover is only)]
+    found: Change | None = None
+    peaks = []
     for target, load in measured.load.items():
         apart = measured.load[node] - load
-        parts = 1 / measured.cpus[node] + 1 / measured.cpus[target]
-        # The gain of a difference d is 2 * d * apart - d^2 * parts: this is where it is more than the two prices.
-        under = apart * apart - parts * 2 * price
-        if apart <= EQUAL or under <= 0:
+        if apart > EQUAL:
+            peaks.append((-apart * apart / _parts(board, node, target), target))
+    for peak, target in sorted(peaks):
+        if -peak <= 2 * price or (found is not None and -peak / 2 - price < found.surplus - EQUAL):
+            break
+        change = _best_of(board, sorted(exchanges(board, node, target), key=_by_bound))
+        if change is not None and (found is None or _rank(change) < _rank(found)):
+            found = change
+    return found
+
+
+def exchanges(board: Board, node: int, target: int) -> Iterator[Proposal]:
+    """Two instances that are on one node each change places, the busier one being on the first and more loaded node."""
+    measured, price = board.measured, board.limits.move_price
+    apart, parts = measured.load[node] - measured.load[target], _parts(board, node, target)
+    # The gain of a difference d is 2 * d * apart - d^2 * parts: this is where it is more than the two prices.
+    width = sqrt(max(0.0, apart * apart - parts * 2 * price))
+    room = (board.ceiling(node) - measured.load[target]) * measured.cpus[target]
+    low, high = (apart - width) / parts, min((apart + width) / parts, room)
+    theirs = sorted((other for other in board.at[target] if not other.is_wide), key=_by_load)
+    loads = [other.load_cpus for other in theirs]
+    for mover in board.at[node]:
+        if mover.is_wide:
             continue
-        low, high = (apart - sqrt(under)) / parts, (apart + sqrt(under)) / parts
-        high = min(high, (apart - EQUAL) * measured.cpus[target])
-        theirs = sorted((other for other in board.at[target] if not other.is_wide), key=_by_load)
-        loads = [other.load_cpus for other in theirs]
-        for mover in mine:
-            first = bisect_right(loads, mover.load_cpus - high)
-            for other in theirs[first : bisect_left(loads, mover.load_cpus - low)]:
-                more = mover.load_cpus - other.load_cpus
-                gain = 2 * more * apart - more * more * parts
-                yield Proposal(gain / 2 - price, gain, ((mover, 1 << target), (other, 1 << node)))
+        first = bisect_right(loads, mover.load_cpus - high)
+        for other in theirs[first : bisect_left(loads, mover.load_cpus - low)]:
+            more = mover.load_cpus - other.load_cpus
+            gain = 2 * more * apart - more * more * parts
+            yield Proposal(gain / 2 - price, gain, ((mover, 1 << target), (other, 1 << node)))
+
+
+def _parts(board: Board, node: int, target: int) -> float:
+    """By how much a busy CPU more on the one and less on the other brings their loads together."""
+    return 1 / board.measured.cpus[node] + 1 / board.measured.cpus[target]
 
 
 def _by_load(mover: Mover) -> tuple[float, object]:

@@ -10,7 +10,8 @@ what is busy where, so of all ways to lay the same busy CPUs over the nodes the 
 The *gain* of a change (an instance that goes elsewhere, two that change places, a group that goes together) is by how
 much Phi falls. Its *price* is for every instance `move_price`, and `gib_price` for each GiB that follows it times the
 distance over the local one. A change is accepted only if its gain is more than its price by more than LEAST_SURPLUS,
-and if the most loaded of the nodes concerned is less loaded afterwards.
+and if every node that gets load stays below the load of the relieved one by half the margin: what is gained by less
+is noise.
 
 Why this ends: while the load is constant only accepted changes alter Phi, and each lowers it by more than `move_price`
 for every instance that moves (by more than LEAST_SURPLUS where that is 0). Phi is never below 0. So there are fewer
@@ -30,7 +31,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from incus_numa.model.machine import Machine
-from incus_numa.policy.rebalance.measured import Measured
+from incus_numa.policy.rebalance.measured import EQUAL, Measured
 from incus_numa.policy.rooms import bits
 
 LEAST_SURPLUS = 1e-6
@@ -51,7 +52,9 @@ def spread(machine: Machine, mask: int) -> float:
 
 
 def fall(measured: Measured, shifts: Iterable[Shift]) -> tuple[float, float]:
-    """By how much the sum of c * l^2 falls when what is busy goes elsewhere, and the highest load concerned then."""
+    """By how much the sum of c * l^2 falls when what is busy goes elsewhere, and the highest load of a node that gets
+    some of it.
+    """
     cpus, load = measured.cpus, measured.load
     added: dict[int, float] = {}
     for busy, before, after in shifts:
@@ -61,4 +64,4 @@ def fall(measured: Measured, shifts: Iterable[Shift]) -> tuple[float, float]:
                 if node in cpus:
                     added[node] = added.get(node, 0.0) + share
     gain = sum(-cpus[node] * more * (2 * load[node] + more) for node, more in added.items())
-    return gain, max((load[node] + more for node, more in added.items()), default=0.0)
+    return gain, max((load[node] + more for node, more in added.items() if more > EQUAL), default=0.0)
