@@ -131,13 +131,15 @@ class RebalanceSettings:
     margin: Margin = key(
         0.1, "Act when the highest load of a node is above the mean by more than this part of it (0.01 to 10)."
     )
-    hold_s: Seconds = key(60.0, "... and has been for so long, in seconds (0.1 to 86400).")
+    hold_s: Seconds = key(30.0, "... and has been for so long, in seconds (0.1 to 86400).")
     cooldown_s: Seconds = key(600.0, "An instance that was moved stays for so long, in seconds (0.1 to 86400).")
     max_moves: Count = key(10, "Move at most so many instances at a time (1 to 10000).")
-    max_bytes: int = key(16 << 30, "Move at most so much memory at a time: 16GiB, 500M or bytes.")
+    max_bytes: int = key(
+        16 << 30, "Move at most so much memory at a time, or one larger instance: 16GiB, 500M or bytes."
+    )
     move_price: Weight = key(
-        0.02,
-        "What any move costs; it must gain more: one busy CPU on a node less loaded by 0.01 gains this (0 to 1000).",
+        0.01,
+        "What any move costs; it must gain more: one busy CPU on a node less loaded by 0.005 gains this (0 to 1000).",
     )
     gib_price: Weight = key(
         0.005, "... and in addition for each GiB that follows, times the distance over the local one (0 to 1000)."

@@ -13,8 +13,10 @@ from incus_numa.model.instance import Instance, InstanceKey, Policy
 from incus_numa.model.machine import CoreKind, Machine
 from incus_numa.model.rebalance import Decision, History, Hold
 from incus_numa.model.snapshot import Decided, Observed, Snapshot
+from incus_numa.policy import desk
 from incus_numa.policy.check import check_plan
-from incus_numa.policy.rebalance import decision
+from incus_numa.policy.rebalance import changes, decision, measured, movers
+from incus_numa.policy.rebalance.board import Board
 from incus_numa.settings import PlacementSettings, RebalanceSettings
 from incus_numa.simulator import scenario
 from tests import builders
@@ -174,6 +176,18 @@ def test_places_are_changed_where_nobody_can_leave() -> None:
     assert found.expected == pytest.approx(1.0)
 
 
+def test_exchanges_that_may_gain_most_are_looked_at_first() -> None:
+    loads = {f"{name}{n}": 0.1 + n * step for name, step in (("a", 0.17), ("b", 0.05)) for n in range(12)}
+    crowded = state({name: "0" if name.startswith("a") else "1" for name in loads}, loads)
+    opened = desk.open_desk(crowded, PLACEMENT, sorted(crowded.instances, key=lambda one: one.key))
+    able = [movers.mover_of(opened, one) for one in crowded.instances]
+    found = list(changes.exchanges(Board(opened, measured.measure(opened), able, LIMITS, 0.0), 0, 1))
+    bounds = [round(one.bound, 9) for one in found]
+    pairs = {(one.key.name, other.key.name) for (one, _), (other, _) in (proposal.goes for proposal in found)}
+    assert bounds == sorted(bounds, reverse=True)
+    assert len(pairs) == len(found) > 50
+
+
 def test_instances_of_unequal_memory_change_places_only_if_both_fit() -> None:
     where = {"a": "0", "b": "0", "c": "1", "d": "1", "e": "2", "f": "2", "g": "3", "h": "3"}
     cpus = {"a": 4.0, "b": 4.0, "c": 3.0, "d": 3.0, "e": 3.5, "f": 3.5, "g": 3.5, "h": 3.5}
@@ -324,6 +338,13 @@ def test_no_more_memory_than_allowed_at_a_time() -> None:
     crowded = state(dict.fromkeys("abcd", "0"), dict.fromkeys("abcd", 2.0), memory=3 * GIB)
     found = decide(crowded, replace(LIMITS, max_bytes=7 * GIB))
     assert sum(move.size_bytes for move in found.moves) == 6 * GIB
+    assert set(holds(found).values()) == {Hold.BUDGET}
+
+
+def test_one_with_more_memory_than_allowed_at_a_time_moves_alone() -> None:
+    crowded = state(dict.fromkeys("abcd", "0"), dict.fromkeys("abcd", 2.0), memory=9 * GIB)
+    found = decide(crowded, replace(LIMITS, max_bytes=7 * GIB))
+    assert [move.size_bytes for move in found.moves] == [9 * GIB]
     assert set(holds(found).values()) == {Hold.BUDGET}
 
 

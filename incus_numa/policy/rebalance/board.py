@@ -92,8 +92,13 @@ class Board:
         return mover.load_cpus * self.desk.settings.distance_weight * (here - there)
 
     def fits_budget(self, change: Change) -> bool:
-        """Whether what is left of moves and bytes allows the change."""
-        return len(change.goes) <= self.left_moves and change.size_bytes <= self.left_bytes
+        """Whether what is left of moves and bytes allows the change.
+
+        One instance with more memory than is allowed at a time may move all the same if no other memory does: else it
+        never could.
+        """
+        first = len(change.goes) == 1 and self.left_bytes == self.limits.max_bytes
+        return len(change.goes) <= self.left_moves and (first or change.size_bytes <= self.left_bytes)
 
     def make(self, change: Change) -> None:
         """Count a change as made."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
+from itertools import islice
 from math import sqrt
 from typing import NamedTuple
 
@@ -16,6 +17,10 @@ from incus_numa.policy.rebalance.potential import LEAST_SURPLUS
 
 TRIED = 200
 """So many changes that pay are asked for room in one search at most."""
+
+LOOKED, LOOKED_AT_ONE = 500, 100
+"""So many exchanges are looked at in one search at most, and with one other node: those that could gain most. A node
+with 250 instances has tens of thousands with each other node, and whoever decides holds up everything else."""
 
 Goes = tuple[tuple[Mover, int], ...]
 
@@ -133,22 +138,28 @@ def _best_exchange(board: Board, node: int) -> Change | None:
     """The best change of places with an instance of another node, the one that could gain most being asked first."""
     measured, price = board.measured, board.limits.move_price
     found: Change | None = None
+    left = LOOKED
     peaks = []
     for target, load in measured.load.items():
         apart = measured.load[node] - load
         if apart > EQUAL:
             peaks.append((-apart * apart / _parts(board, node, target), target))
     for peak, target in sorted(peaks):
-        if -peak <= 2 * price or (found is not None and -peak / 2 - price < found.surplus - EQUAL):
+        if left <= 0 or -peak <= 2 * price or (found is not None and -peak / 2 - price < found.surplus - EQUAL):
             break
-        change = _best_of(board, sorted(exchanges(board, node, target), key=_by_bound))
+        looked_at = list(islice(exchanges(board, node, target), min(left, LOOKED_AT_ONE)))
+        left -= len(looked_at)
+        change = _best_of(board, looked_at)
         if change is not None and (found is None or _rank(change) < _rank(found)):
             found = change
     return found
 
 
 def exchanges(board: Board, node: int, target: int) -> Iterator[Proposal]:
-    """Two instances that are on one node each change places, the busier one being on the first and more loaded node."""
+    """Two instances that are on one node each change places, the busier one being on the first and more loaded node.
+
+    Those that may gain most come first.
+    """
     measured, price = board.measured, board.limits.move_price
     apart, parts = measured.load[node] - measured.load[target], _parts(board, node, target)
     # The gain of a difference d is 2 * d * apart - d^2 * parts: this is where it is more than the two prices.
@@ -157,14 +168,22 @@ def exchanges(board: Board, node: int, target: int) -> Iterator[Proposal]:
     low, high = (apart - width) / parts, min((apart + width) / parts, room)
     theirs = sorted((other for other in board.at[target] if not other.is_wide), key=_by_load)
     loads = [other.load_cpus for other in theirs]
-    for mover in board.at[node]:
-        if mover.is_wide:
-            continue
-        first = bisect_right(loads, mover.load_cpus - high)
-        for other in theirs[first : bisect_left(loads, mover.load_cpus - low)]:
+
+    def with_each(mover: Mover, others: Iterable[Mover]) -> Iterator[Proposal]:
+        for other in others:
             more = mover.load_cpus - other.load_cpus
             gain = 2 * more * apart - more * more * parts
             yield Proposal(gain / 2 - price, gain, ((mover, 1 << target), (other, 1 << node)))
+
+    found = []
+    for mover in board.at[node]:
+        if mover.is_wide:
+            continue
+        first, last = bisect_right(loads, mover.load_cpus - high), bisect_left(loads, mover.load_cpus - low)
+        # The gain is highest at the middle and falls to both sides.
+        middle = max(first, min(last, bisect_left(loads, mover.load_cpus - apart / parts)))
+        found += [with_each(mover, reversed(theirs[first:middle])), with_each(mover, theirs[middle:last])]
+    return merge(*found, key=_by_bound)
 
 
 def _parts(board: Board, node: int, target: int) -> float:

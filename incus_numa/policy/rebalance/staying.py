@@ -69,8 +69,6 @@ def _option(board: Board, mover: Mover, target: Target, price: Price) -> Option:
         refusal = board.admission.refuse(((mover, target.nodes),))
         if refusal is not None:
             hold, detail = refusal[0], f"{detail}, but {refusal[1]}"
-        elif price.size_bytes > board.limits.max_bytes:
-            hold, detail = Hold.BUDGET, _beyond_budget(board, target, price)
     nodes = NodeSet.from_mask(target.nodes)
     return Option(nodes=nodes, gain=target.gain, price=price.value, hold=hold, detail=detail)
 
@@ -86,11 +84,8 @@ def _gainless(board: Board, mover: Mover, node: int) -> str:
 def _beyond_budget(board: Board, target: Target, price: Price) -> str:
     limits = board.limits
     text = f"to {_told(NodeSet.from_mask(target.nodes))}: would gain {target.gain:.3f} for {price.value:.3f}, but "
-    if price.size_bytes > limits.max_bytes:
-        size, most = render_bytes(price.size_bytes), render_bytes(limits.max_bytes)
-        return f"{text}{size} would follow, and rebalance.max_bytes is {most}"
     if price.size_bytes > board.left_bytes and board.left_moves:
-        size, left = render_bytes(price.size_bytes), render_bytes(board.left_bytes)
+        size, left = render_bytes(price.size_bytes), render_bytes(max(0, board.left_bytes))
         return f"{text}{size} would follow, and of rebalance.max_bytes {left} are left"
     return f"{text}rebalance.max_moves is {limits.max_moves}"
 
