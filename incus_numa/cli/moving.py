@@ -19,7 +19,7 @@ SMOOTHED = 0.5
 
 
 async def measure(session: Session, seconds: float, *, plain: bool) -> Measuring:
-    """Sample everything that runs for so long, and count it in the session's world. Raises UnreachableError."""
+    """Sample everything that runs for so long, and count it in the session's world."""
     measuring = Measuring(session.world, session.settings.host, seconds * SMOOTHED)
     with progress.sampling(session.world.count(), seconds, plain=plain) as tell:
         await measuring.watch(seconds, tell)

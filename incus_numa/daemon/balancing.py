@@ -106,9 +106,9 @@ class Balancing:
 
     async def _carry_out(self, moves: tuple[Move, ...], accepted: Plan, follow: Follow) -> Made:
         began = time.monotonic()
-        results = await self._reconciler.settle(accepted)
         records: list[MoveRecord] = []
         try:
+            results = await self._reconciler.settle(accepted)
             for move in moves:
                 moved = 0
 
@@ -154,7 +154,9 @@ class Balancing:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._settings.interval_s):
                         await self._changed.wait()
-                if self._settings.enabled and is_ready():
+                if not self._settings.enabled:
+                    self._measuring.forget()
+                elif is_ready():
                     await guard(self._look(group, guard))
 
     async def _look(self, group: asyncio.TaskGroup, guard: Guard) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from incus_numa.daemon.observe import World
 from incus_numa.daemon.seen import Seen
-from incus_numa.errors import GoneError, ReportError, RetryError
+from incus_numa.errors import GoneError, ReportError, RetryError, UnreachableError
 from incus_numa.host.sampler import Sampler
 from incus_numa.model.instance import InstanceKey, InstanceType
 from incus_numa.model.load import Load
@@ -44,7 +44,7 @@ class Measuring:
         return rates.load_of(self.rates)
 
     async def take(self) -> None:
-        """One sample. What cannot be read is unknown. Raises UnreachableError."""
+        """One sample. What cannot be read is unknown, nor does a server that is away hold up the rest."""
         sampled: dict[InstanceKey, InstanceSample] = {}
         for count, seen in enumerate(self._world.all_seen()):
             if count % TOGETHER == TOGETHER - 1 or seen.instance.type is InstanceType.VIRTUAL_MACHINE:
@@ -59,8 +59,14 @@ class Measuring:
             self.load, {key: one.memory_by_node for key, one in sampled.items() if one.memory_by_node is not None}
         )
 
+    def forget(self) -> None:
+        """Nothing is known from now on: what nobody measures any more must not count for ever."""
+        if self.rates is not None:
+            self.rates = None
+            self._world.note_load(Load(), {})
+
     async def watch(self, seconds: float, progress: Callable[[float], None]) -> None:
-        """Sample for so long; `progress` is told the part of it that is over. Raises UnreachableError."""
+        """Sample for so long; `progress` is told the part of it that is over."""
         began = time.monotonic()
         await self.take()
         for look in range(1, LOOKS + 1):
@@ -86,5 +92,5 @@ class Measuring:
     async def _pid(self, key: InstanceKey) -> int | None:
         try:
             return await self._world.server.get_pid(key)
-        except (GoneError, ReportError, RetryError):
+        except (GoneError, ReportError, RetryError, UnreachableError):
             return None

@@ -65,13 +65,20 @@ class Settling:
     def todo(self, placement: Placement, seen: Seen) -> tuple[Step, ...]:
         """The steps that lead an instance to its placement, but those that were found not to be possible."""
         found = steps.diff_one(placement, seen.observed, self._world.machine.memory_nodes)
-        followed = self._followed.get(placement.key) == _place(placement)
+        followed = self._has_followed(placement)
         forbidden = placement.key in self._forbidden
         return tuple(
             step
             for step in found
             if not (forbidden and isinstance(step, PatchNodes)) and not (followed and isinstance(step, MovePages))
         )
+
+    def _has_followed(self, placement: Placement) -> bool:
+        """Whether memory has followed to this place already; one that comes back later follows anew."""
+        if self._followed.get(placement.key) == _place(placement):
+            return True
+        self._followed.pop(placement.key, None)
+        return False
 
     async def settle_all(self, placements: Iterable[Placement]) -> tuple[StepResult, ...]:
         """Apply many placements, several at a time, each when its instance's lock is free."""
@@ -231,6 +238,7 @@ class Settling:
     async def let_go(self, key: InstanceKey) -> tuple[StepResult, ...]:
         """Unbind the memory of an instance that is no longer managed: the server spreads its CPUs as before."""
         self._decisions.drop(key)
+        self._followed.pop(key, None)
         seen = self._world.get(key)
         if seen is None or seen.instance.managed or seen.marked is None:
             return ()

@@ -60,12 +60,12 @@ class Held:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class History:
-    """What is remembered from pass to pass: since when the load has been uneven, and who was moved when.
+    """What is remembered from pass to pass: since when each node has been too loaded, and who was moved when.
 
     Times are seconds of one clock that never goes back, or of the wall clock; the caller decides and stays with it.
     """
 
-    uneven_since_s: float | None = None
+    hot_since_s: Mapping[int, float] = field(default_factory=dict)
     moved_at_s: Mapping[InstanceKey, float] = field(default_factory=dict)
 
 

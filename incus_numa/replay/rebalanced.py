@@ -45,9 +45,9 @@ class Rebalanced:
 
     def _again(self, now_s: float) -> float | None:
         """When the hold time ends, or else the cool-down of somebody while the load is uneven."""
-        since_s = self._history.uneven_since_s
-        if since_s is None:
+        hot_since_s = self._history.hot_since_s.values()
+        if not hot_since_s:
             return None
-        held_s = since_s + self._limits.hold_s
-        ends = [at_s + self._limits.cooldown_s for at_s in self._history.moved_at_s.values()]
-        return held_s if held_s > now_s else min((end_s for end_s in ends if end_s > now_s), default=None)
+        ends = [at_s + self._limits.hold_s for at_s in hot_since_s]
+        ends += [at_s + self._limits.cooldown_s for at_s in self._history.moved_at_s.values()]
+        return min((end_s for end_s in ends if end_s > now_s), default=None)

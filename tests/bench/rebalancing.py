@@ -122,7 +122,7 @@ def _two_loads(
 
 def _passes(state: Snapshot, now_s: float, count: int) -> tuple[Snapshot, list[Decision]]:
     """So many passes, a hold time apart, each carried out before the next; the first finds the load uneven for long."""
-    history = History(uneven_since_s=now_s - LIMITS.hold_s)
+    history = History(hot_since_s=dict.fromkeys(state.machine.node_by_id, now_s - LIMITS.hold_s))
     found = []
     for _ in range(count):
         made = decision.decide(state, history, now_s, PLACEMENT, LIMITS)

@@ -24,7 +24,7 @@ from tests.bench import rebalancing
 from tests.builders import GIB, busy, instance, machine
 
 PLACEMENT = PlacementSettings()
-LIMITS = RebalanceSettings(max_moves=10)
+LIMITS = RebalanceSettings(max_moves=10, hold_s=60.0, move_price=0.02)
 FOUR = machine(nodes=4, cpus_per_node=8, nodes_per_socket=2)
 
 
@@ -139,15 +139,33 @@ def test_an_even_pass_in_between_begins_the_hold_time_anew() -> None:
 def test_a_pass_with_moves_begins_the_hold_time_anew() -> None:
     limits = replace(LIMITS, max_moves=1)
     crowded = state({"a": "0", "b": "0", "c": "0", "d": "0"}, dict.fromkeys("abcd", 2.0))
-    found = decision.decide(crowded, History(uneven_since_s=0.0), 100.0, PLACEMENT, limits)
+    found = decision.decide(crowded, History(hot_since_s={0: 0.0}), 100.0, PLACEMENT, limits)
     assert len(found.moves) == 1
-    assert found.history.uneven_since_s == 100.0
+    assert found.history.hot_since_s == {0: 100.0}
     assert decision.decide(crowded, found.history, 159.0, PLACEMENT, limits).moves == ()
 
 
+def test_each_node_is_held_by_itself() -> None:
+    """A node that stays too loaded for want of anybody who could leave does not take the hold time from the others."""
+    stuck = instance("stuck", vcpus=2, movable=False)
+    where = {"stuck": "0", "a": "1", "b": "1"}
+    long = decision.decide(state(where, {"stuck": 8.0}, stuck), History(), 0.0, PLACEMENT, LIMITS).history
+    burst = state(where, {"stuck": 8.0, "a": 3.0, "b": 3.0}, stuck)
+    found = decision.decide(burst, long, 100.0, PLACEMENT, LIMITS)
+    assert (found.moves, found.history.hot_since_s) == ((), {0: 0.0, 1: 100.0})
+    assert went(decision.decide(burst, found.history, 160.0, PLACEMENT, LIMITS)).keys() == {"a"}
+
+
+def test_of_nodes_that_are_as_good_the_least_committed_one_is_taken() -> None:
+    idle = instance("idle", vcpus=8)
+    where = {"a": "0", "b": "0", "idle": "1"}
+    found = decide(state(where, {"a": 3.0, "b": 3.0, "idle": 0.0}, idle))
+    assert went(found) == {"a": "2"}
+
+
 def test_a_clock_that_went_back_begins_the_hold_time_anew() -> None:
-    found = decision.decide(CROWDED, History(uneven_since_s=5000.0), 100.0, PLACEMENT, LIMITS)
-    assert (found.moves, found.history.uneven_since_s) == ((), 100.0)
+    found = decision.decide(CROWDED, History(hot_since_s={0: 5000.0}), 100.0, PLACEMENT, LIMITS)
+    assert (found.moves, found.history.hot_since_s) == ((), {0: 100.0})
 
 
 def test_moves_that_no_longer_matter_are_forgotten() -> None:

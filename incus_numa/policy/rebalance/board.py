@@ -36,12 +36,19 @@ class Board:
     """Loads and movers as they are after the changes that were made on it; each mover moves once at most."""
 
     def __init__(
-        self, desk: Desk, measured: Measured, movers: Iterable[Mover], limits: RebalanceSettings, most_load: float
+        self,
+        desk: Desk,
+        measured: Measured,
+        movers: Iterable[Mover],
+        limits: RebalanceSettings,
+        most_load: float,
+        relieved: frozenset[int] | None = None,
     ) -> None:
         self.desk = desk
         self.measured = measured
         self.limits = limits
         self.most_load = most_load
+        self._relieved = relieved
         self.admission = Admission(desk)
         self.left_moves, self.left_bytes = limits.max_moves, limits.max_bytes
         self._spreads: dict[int, float] = {}
@@ -60,8 +67,9 @@ class Board:
         return new
 
     def hot(self) -> list[int]:
-        """Nodes that are too loaded, the most loaded first."""
-        return self.measured.above(self.most_load)
+        """Nodes that are too loaded, of those to be relieved, the most loaded first."""
+        found = self.measured.above(self.most_load)
+        return found if self._relieved is None else [node for node in found if node in self._relieved]
 
     def ceiling(self, node: int) -> float:
         """The highest load that a node may get by relieving this one: less by half the margin than this one's is.

@@ -14,9 +14,13 @@ from incus_numa.policy.rebalance.board import Board, Change
 from incus_numa.policy.rebalance.measured import EQUAL
 from incus_numa.policy.rebalance.movers import Mover
 from incus_numa.policy.rebalance.potential import LEAST_SURPLUS
+from incus_numa.policy.rooms import bits
 
 TRIED = 200
 """So many changes that pay are asked for room in one search at most."""
+
+LEAST_GRAIN = 0.001
+"""A smaller difference between what two changes bring is none, whatever a move costs."""
 
 LOOKED, LOOKED_AT_ONE = 500, 100
 """So many exchanges are looked at in one search at most, and with one other node: those that could gain most. A node
@@ -57,12 +61,12 @@ def _best_of(board: Board, proposals: Iterable[Proposal]) -> Change | None:
     found: Change | None = None
     tried = 0
     for proposal in proposals:
-        if tried == TRIED or (found is not None and proposal.bound < found.surplus - EQUAL):
+        if tried == TRIED or (found is not None and proposal.bound < _step(board, found) * _grain(board) - EQUAL):
             break
         change = priced(board, proposal.goes, proposal.gain) if board.admission.may_fit(proposal.goes) else None
         if change is None or not board.fits_budget(change):
             continue
-        if found is None or _rank(change) < _rank(found):
+        if found is None or _rank(board, change) < _rank(board, found):
             tried += 1
             found = change if board.admission.refuse(change.goes) is None else found
     return found
@@ -72,9 +76,28 @@ def _by_bound(proposal: Proposal) -> float:
     return -proposal.bound
 
 
-def _rank(change: Change) -> tuple[object, ...]:
-    """The most for each move first, then the lowest keys and nodes."""
-    return -round(change.surplus, 9), [(mover.key, nodes) for mover, nodes in change.goes]
+def _rank(board: Board, change: Change) -> tuple[object, ...]:
+    """The most for each move first, differences below a grain aside; then the least committed of the nodes that get
+    load, as what is idle there now may wake up; then the most after all, and the lowest keys and nodes.
+    """
+    committed = board.desk.ledger.node_load
+    reached = [node for mover, after in change.goes for node in bits(after & ~mover.nodes)]
+    return (
+        -_step(board, change),
+        round(max(committed.get(node, 0.0) for node in reached), 9),
+        -round(change.surplus, 9),
+        [(mover.key, nodes) for mover, nodes in change.goes],
+    )
+
+
+def _step(board: Board, change: Change) -> int:
+    """The surplus for each move in whole grains."""
+    return int(change.surplus / _grain(board) + EQUAL)
+
+
+def _grain(board: Board) -> float:
+    """What is a difference between two changes: as much as any move costs."""
+    return max(board.limits.move_price, LEAST_GRAIN)
 
 
 def leaving(board: Board, node: int) -> Iterator[Proposal]:
@@ -150,7 +173,7 @@ def _best_exchange(board: Board, node: int) -> Change | None:
         looked_at = list(islice(exchanges(board, node, target), min(left, LOOKED_AT_ONE)))
         left -= len(looked_at)
         change = _best_of(board, looked_at)
-        if change is not None and (found is None or _rank(change) < _rank(found)):
+        if change is not None and (found is None or _rank(board, change) < _rank(board, found)):
             found = change
     return found
 

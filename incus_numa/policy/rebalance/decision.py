@@ -14,13 +14,13 @@ from incus_numa.policy import planner
 from incus_numa.policy.desk import Desk, open_desk
 from incus_numa.policy.rebalance import choosing, movers, staying
 from incus_numa.policy.rebalance.board import Board
-from incus_numa.policy.rebalance.measured import Measured, is_even, measure, target_load
+from incus_numa.policy.rebalance.measured import Measured, is_even, measure, target_load, too_loaded
 from incus_numa.settings import PlacementSettings, RebalanceSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Question:
-    """What is asked in one pass; `instances` are in order of their keys."""
+    """What is asked in one pass; `instances` are in order of their keys, `ripe` are the nodes to relieve."""
 
     snapshot: Snapshot
     history: History
@@ -29,6 +29,7 @@ class _Question:
     limits: RebalanceSettings
     only: frozenset[InstanceKey] | None
     instances: list[Instance]
+    ripe: frozenset[int]
 
     @property
     def asked(self) -> list[Instance]:
@@ -49,9 +50,9 @@ def decide(
 ) -> Decision:
     """Who moves now, where to and why, and what to remember until the next pass.
 
-    Nobody moves while the highest load is not above the mean by more than the margin, or has not been for the hold time
-    (`forced` does not wait for that). Then changes are made until it is above by half the margin at most, nothing pays
-    or the budget is used up. Only instances in `only` move, if given. Pure: the order of instances never matters.
+    A node is relieved when its load is above the mean by more than the margin and has been for the hold time (`forced`
+    does not wait for that), until it is above by half the margin at most, nothing pays or the budget is used up. Only
+    instances in `only` move, if given. Pure: the order of instances never matters.
     """
     instances = sorted(snapshot.instances, key=lambda one: one.key)
     desk = open_desk(snapshot, placement, instances)
@@ -67,11 +68,12 @@ def decide(
     told = _told(measured)
     if is_even(measured, limits):
         return replace(found, why=f"{told}: even enough")
-    since_s = history.uneven_since_s
-    since_s = now_s if since_s is None or since_s > now_s else since_s
-    uneven = replace(found, history=replace(found.history, uneven_since_s=since_s))
-    if not forced and now_s - since_s < limits.hold_s:
-        why = f"{told}: uneven for {now_s - since_s:.0f} s, waiting until it is for {limits.hold_s:.0f} s"
+    since_s = {node: min(now_s, history.hot_since_s.get(node, now_s)) for node in too_loaded(measured, limits)}
+    uneven = replace(found, history=replace(found.history, hot_since_s=since_s))
+    ripe = frozenset(node for node, at_s in since_s.items() if forced or now_s - at_s >= limits.hold_s)
+    if not ripe:
+        longest_s = now_s - min(since_s.values())
+        why = f"{told}: uneven for {longest_s:.0f} s, waiting until it is for {limits.hold_s:.0f} s"
         return replace(uneven, why=why)
     question = _Question(
         snapshot=snapshot,
@@ -81,6 +83,7 @@ def decide(
         limits=limits,
         only=only,
         instances=instances,
+        ripe=ripe,
     )
     return _act(question, desk, uneven, told)
 
@@ -110,7 +113,6 @@ def _act(question: _Question, desk: Desk, uneven: Decision, told: str) -> Decisi
         return replace(uneven, held=_held(board, held), why=why)
     now_s, past = question.now_s, uneven.history
     moved_at_s = {**past.moved_at_s, **{move.key: now_s for move in moves}}
-    even = is_even(board.measured, question.limits)
     gain, price = sum(move.gain for move in moves), sum(move.price for move in moves)
     return replace(
         uneven,
@@ -118,9 +120,11 @@ def _act(question: _Question, desk: Desk, uneven: Decision, told: str) -> Decisi
         moves=tuple(moves),
         held=_held(board, held),
         # What is left of the unevenness must hold anew, under the loads that the moves lead to.
-        history=History(uneven_since_s=None if even else now_s, moved_at_s=moved_at_s),
+        history=History(
+            hot_since_s=dict.fromkeys(too_loaded(board.measured, question.limits), now_s), moved_at_s=moved_at_s
+        ),
         expected=board.measured.imbalance,
-        why=f"{told}: {len(moves)} move{'s' if len(moves) != 1 else ''} gain {gain:.3f} for {price:.3f}",
+        why=f"{told}: {_count(moves)} {gain:.3f} for {price:.3f}",
     )
 
 
@@ -132,7 +136,7 @@ def _open_board(question: _Question, desk: Desk, banned: set[InstanceKey]) -> tu
             held.append(Held(key=mover.key, hold=Hold.DOES_NOT_FIT, detail="the planner would give it other nodes"))
     able = [mover for mover in able if mover.key not in banned]
     measured = measure(desk)
-    return Board(desk, measured, able, question.limits, target_load(measured, question.limits)), held
+    return Board(desk, measured, able, question.limits, target_load(measured, question.limits), question.ripe), held
 
 
 def _place(question: _Question, moves: Sequence[Move]) -> tuple[Plan, set[InstanceKey]]:
@@ -175,3 +179,7 @@ def _told(measured: Measured) -> str:
     node = measured.above(-1.0)[0]
     load, mean = measured.load[node], measured.mean
     return f"node {node} is the most loaded with {load:.2f}, {load / mean:.2f} times the mean of {mean:.2f}"
+
+
+def _count(moves: Sequence[Move]) -> str:
+    return "1 move gains" if len(moves) == 1 else f"{len(moves)} moves gain"

@@ -69,7 +69,12 @@ class Measured:
 
 def is_even(measured: Measured, limits: RebalanceSettings) -> bool:
     """Whether no node is above the mean by more than the margin."""
-    return not measured.above((1 + limits.margin) * measured.mean)
+    return not too_loaded(measured, limits)
+
+
+def too_loaded(measured: Measured, limits: RebalanceSettings) -> list[int]:
+    """The nodes that are above the mean by more than the margin, the most loaded first."""
+    return measured.above((1 + limits.margin) * measured.mean)
 
 
 def target_load(measured: Measured, limits: RebalanceSettings) -> float:
