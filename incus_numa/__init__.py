@@ -29,6 +29,8 @@ imbalance   the highest measured load of a node over the mean one.
 potential   what every move by measured load lowers, so that no sequence of moves can come back; its fall is the *gain*.
 price       what a move costs, in the potential's unit: a constant, and the memory that follows.
 hold        why an instance on a node that is too loaded stays there.
+change      moves that are made together: one instance, a group, or two that change places; *movers* are who may.
+verdict     what `explain` says about moving one instance.
 locality    the part of an instance's memory that is on its own nodes.
 journal     the moves that were made, on disk; bounded, and safe to delete.
 width       how many nodes a set has.
@@ -45,6 +47,8 @@ pass        observe, decide, apply; its outcome is a report.
 trigger     a hint to look again: an event, a timer, a changed file, a signal.
 trace       arrivals and departures that are replayed; one of its instances is a *stay*.
 peer        another program whose documented rule is replayed beside our policies.
+steward     a policy of a replay that also moves what runs.
+want        CPUs that a simulated instance would keep busy; its *share* is what it gets.
 """
 
 __version__ = "0.1.0"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 PARALLEL_MEMORY_WRITES = 2
 """Writes of cpuset.mems at a time: each may move much memory, which slows the whole host."""
+
+LONGEST_REST_S = 1.0
+"""After so long at most it is asked whether to go on: at a low pace the rest after one slice takes minutes."""
 
 PARALLEL_MOVES = 1
 """Instances whose memory follows at a time: together they would be no faster, and the limit is one for all."""
@@ -56,8 +59,11 @@ class LiveApplier:
         record = [step for step in steps if isinstance(step, PatchNodes)]
         rest = [step for step in steps if not isinstance(step, PatchNodes)]
         # Neither needs the other: a server that is busy for long must not keep the CPUs wrong.
-        patched, written = await asyncio.gather(self._patched(target, record), self._written([(target, rest)]))
-        results = (*patched, *written)
+        done = await asyncio.gather(
+            self._patched(target, record), self._written([(target, rest)]), return_exceptions=True
+        )
+        # What failed is raised when both have ended: a write under way would outlive the instance's lock.
+        results = tuple(_raised(done))
         for result in results:
             _log(result)
         return results
@@ -94,7 +100,7 @@ class LiveApplier:
                 detail = f"a slice was not finished after {self.write_timeout_s:g} s"
                 result = StepResult(step=step, outcome=Outcome.FAILED, detail=detail)
             finally:
-                result = replace(result, detail="; ".join(filter(None, (result.detail, tally.render()))))
+                result = replace(result, detail="; ".join(filter(None, (result.detail, tally.render(result.outcome)))))
                 _log(result, level=logging.INFO if tally.moved_bytes else logging.DEBUG)
         return result
 
@@ -103,7 +109,12 @@ class LiveApplier:
         while (moved := await self._slice(slices, tally)) is not None:
             if not progress(tally.moved_bytes):
                 return Outcome.CUT
-            await asyncio.sleep(max(0.0, moved / self.bytes_per_second - tally.last_s))
+            rest_s = moved / self.bytes_per_second - tally.last_s
+            while rest_s > 0:
+                await asyncio.sleep(min(rest_s, LONGEST_REST_S))
+                rest_s -= LONGEST_REST_S
+                if rest_s > 0 and not progress(tally.moved_bytes):
+                    return Outcome.CUT
         return Outcome.DONE
 
     async def _slice(self, slices: Iterator[int], tally: _Tally) -> int | None:
@@ -206,10 +217,20 @@ class _Tally:
         self.last_s = took_s
         self._longest_s = max(self._longest_s, took_s)
 
-    def render(self) -> str:
+    def render(self, outcome: Outcome) -> str:
         """`300 MiB in 4.2 s, longest slice 23 ms`."""
+        if not self.moved_bytes:
+            return "nothing had to move" if outcome is Outcome.DONE else "nothing was moved"
         took_s = time.monotonic() - self._began_s
         return f"{render_bytes(self.moved_bytes)} in {took_s:.1f} s, longest slice {self._longest_s * 1000:.0f} ms"
+
+
+def _raised(done: Iterable[list[StepResult] | BaseException]) -> Iterator[StepResult]:
+    """All results. Raises the first error."""
+    for one in done:
+        if isinstance(one, BaseException):
+            raise one
+        yield from one
 
 
 def _refuse_memory(steps: Sequence[Step]) -> None:

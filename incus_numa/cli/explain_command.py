@@ -208,7 +208,8 @@ def _print(facts: dict[str, Any]) -> None:
     if facts["shared_with"]:
         lines.append(("beware", facts["shared_with"]))
     if facts["managed"]:
-        lines.append(("a pass would", "; ".join(facts["a_pass_would"]) or "change nothing"))
+        changes = "; ".join(facts["a_pass_would"])
+        lines.append(("placement", f"a pass would change {changes}" if changes else "a pass changes nothing"))
     lines += load_facts.lines(facts)
     output.write("\n".join(f"{name:13} {text}" for name, text in lines))
 

@@ -37,6 +37,8 @@ def command(
     rows = instance_rows(found, project)
     data = {"instances": rows, "nodes": node_rows(found)}
     output.emit(output_format, data, rows, lambda: _tables(found, rows), columns=COLUMNS)
+    if not rows and (output_format == "table" or project is not None):
+        click.echo(_nobody(found, project), err=True)
     for problem in (*found.problems, *found.plan.warnings):
         click.echo(f"Warning: {problem}", err=True)
 
@@ -90,17 +92,32 @@ def node_rows(found: Survey) -> list[output.Row]:
     ]
 
 
+def _nobody(found: Survey, project: str | None) -> str:
+    """Why no instance is listed, as a sentence."""
+    projects = ", ".join(sorted({seen.instance.key.project for seen in found.seen}))
+    if project is None or not projects:
+        return "no instance runs"
+    return f"no instance runs in project {project}, but in {projects}: say --project"
+
+
 def _tables(found: Survey, rows: list[output.Row]) -> None:
-    shown = [row | {"memory": output.show_bytes(row["memory_bytes"])} for row in rows]
+    """Instances and nodes; the headers are short, so that both fit into 80 columns."""
+    shown = [
+        row
+        | {"memory": output.show_bytes(row["memory_bytes"])}
+        | {"busy": row["load_cpus"], "local": output.show_part(row["locality"])}
+        for row in rows
+    ]
     columns = ["name", "vcpus", "memory", "nodes", "cpus", "mems", "state"]
     columns += [name for name in ("group", "exclusive") if any(row[name] for row in rows)]
-    columns += [name for name in ("load_cpus", "locality") if any(row[name] is not None for row in rows)]
+    columns += [name for name in ("busy", "local") if any(row[name] is not None for row in shown)]
     if any(row["project"] != "default" for row in rows):
         columns.insert(0, "project")
     if any(row["type"] != "container" for row in rows):
         columns.insert(columns.index("vcpus"), "type")
-    output.print_table([{name: row[name] for name in columns} for row in shown], empty="no instance runs")
-    output.write("")
+    if shown:
+        output.print_table([{name: row[name] for name in columns} for row in shown])
+        output.write("")
     output.print_table(
         [
             {"node": row["node"], "cpus": row["cpus"], "load": row["load"]}

@@ -151,7 +151,9 @@ def _view(view: dict[str, Any]) -> list[tuple[str, str]]:
     found = [("by load", view["says"])]
     for place, one in enumerate(view["considered"]):
         result = f"no ({one['hold']}): {one['detail']}" if one["hold"] else "pays"
-        text = f"{output.show_nodes(one['nodes'])}, gain {one['gain']:.3f}, price {one['price']:.3f}: {result}"
+        # What is rounded to nothing must not be -0.000.
+        gain = round(one["gain"], 3) + 0.0
+        text = f"{output.show_nodes(one['nodes'])}, gain {gain:.3f}, price {one['price']:.3f}: {result}"
         found.append(("considered" if place == 0 else "", text))
     return found + ([("would move", view["would"])] if view["would"] else [])
 

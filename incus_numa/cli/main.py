@@ -57,7 +57,9 @@ def group() -> None:
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 no server, 4 something was refused."""
+    """Entry point. Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 no server, 4 something was refused,
+    130 interrupted.
+    """
     try:
         code = group.main(prog_name="incus-numa", standalone_mode=False) or 0
     except click.exceptions.Exit as stop:

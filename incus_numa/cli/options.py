@@ -18,9 +18,26 @@ DEFAULT_CONFIG = "/etc/incus-numa/config.toml"
 LOOK_S = 1.0
 """How long load is measured where it is only shown."""
 
+LEAST_WINDOW_S = 0.05
+"""In less time the counters of the kernel do not tell load from noise."""
+
 FILE = click.Path(path_type=Path)
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Window(click.FloatRange):
+    """Seconds to measure load for, or 0 for not at all."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, max=86400)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number of seconds. Raises BadParameter, also for what is no number or too short to measure anything."""
+        seconds = float(super().convert(value, param, ctx))
+        if seconds == 0 or seconds >= LEAST_WINDOW_S:
+            return seconds
+        raise click.BadParameter(f"expected 0, or {LEAST_WINDOW_S:g} to 86400 seconds, got {value}.", ctx, param)
 
 
 def common_with(default_level: str) -> Callable[[F], F]:
@@ -78,10 +95,10 @@ def windowed(function: F) -> F:
     """`--window` of the commands that show measured load."""
     return click.option(
         "--window",
-        type=click.FloatRange(min=0, max=86400),
+        type=Window(),
         metavar="SECONDS",
         default=None,
-        help="Measure load for so long; 0: do not. Default: 1, or rebalance.window_s where that is less.",
+        help="Measure load for so long, 0.05 or more; 0: do not. Default: 1, or rebalance.window_s where that is less.",
     )(function)
 
 

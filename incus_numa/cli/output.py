@@ -19,7 +19,7 @@ from incus_numa.quantities import render_bytes
 Row = dict[str, Any]
 
 _UNLIMITED = 100_000
-_NARROWEST_LIST = 16
+_GAP = 2
 
 
 def emit(
@@ -85,7 +85,7 @@ def print_table(rows: Sequence[Row], *, title: str | None = None, empty: str = "
     cells = [[_cell(value) for value in row.values()] for row in rows]
     headers = [name.strip().upper().replace("_", " ") for name in names]
     _fold_lists(headers, cells, console.width)
-    right = [all(_is_number(row[name]) or row[name] is None for row in rows) for name in names]
+    right = [all(_is_amount(row[name]) or row[name] is None for row in rows) for name in names]
     console.print(_table(headers, right, cells))
     lines = console.file.getvalue().splitlines()
     write("\n".join(line.rstrip() for line in ([title] if title else []) + lines))
@@ -95,7 +95,7 @@ def _table(headers: Sequence[str], right: Sequence[bool], cells: Sequence[Sequen
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     for header, is_right in zip(headers, right, strict=True):
         table.add_column(Text(header), justify="right" if is_right else "left", overflow="fold")
     for row in cells:
@@ -113,16 +113,23 @@ def _console() -> Any:
 
 
 def _fold_lists(headers: Sequence[str], cells: list[list[str]], width: int) -> None:
-    """Break the widest column of lists such as `0-3,8` after commas, as far as the width asks for."""
+    """Break columns of lists such as `0-3,8` after commas, as far as the width asks for, the widest one first."""
     widths = [max(len(text) for text in column) for column in zip(headers, *cells, strict=True)]
     lists = [place for place in range(len(widths)) if all(" " not in row[place] for row in cells)]
     lists = [place for place in lists if any("," in row[place] for row in cells)]
-    excess = sum(widths) + 2 * len(widths) - width
-    if excess <= 0 or not lists:
-        return
-    widest = max(lists, key=lambda place: widths[place])
+    least = {place: max(len(headers[place]), *(_widest_element(row[place]) for row in cells)) for place in lists}
+    excess = sum(widths) + _GAP * (len(widths) - 1) - width
+    while excess > 0 and (wide := [place for place in lists if widths[place] > least[place]]):
+        widths[max(wide, key=lambda place: widths[place])] -= 1
+        excess -= 1
     for row in cells:
-        row[widest] = fold_list(row[widest], max(_NARROWEST_LIST, widths[widest] - excess))
+        for place in lists:
+            row[place] = fold_list(row[place], widths[place])
+
+
+def _widest_element(text: str) -> int:
+    """The width that a list needs at least, with the comma that a line ends with."""
+    return max(map(len, text.replace(",", ",\n").split("\n")))
 
 
 def fold_list(text: str, width: int) -> str:
@@ -140,6 +147,11 @@ def show_bytes(size: int | None) -> str | None:
     return None if size is None else render_bytes(size)
 
 
+def show_part(part: float | None) -> str | None:
+    """A part of 1 as a percentage for a table; None stays None."""
+    return None if part is None else f"{part:.0%}"
+
+
 def show_nodes(nodes: NodeSet | str) -> str:
     """`node 3` or `nodes 0-1`, for sentences."""
     return f"node {nodes}" if str(nodes).isdecimal() else f"nodes {nodes}"
@@ -155,7 +167,10 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _is_number(value: Any) -> bool:
+def _is_amount(value: Any) -> bool:
+    """Whether it belongs to the right of its column: a number or a percentage."""
+    if isinstance(value, str):
+        return value.endswith("%")
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from incus_numa.cli import output
+from incus_numa.cli import output, summary
 from incus_numa.cli.fitting import load_fitting, warn_of_unused
 from incus_numa.cli.main import EXIT_REFUSED
 from incus_numa.cli.options import FILE, common, formatted, named, on_machine, read_input, start_logging, with_settings
@@ -24,6 +24,8 @@ from incus_numa.policy import planner, reservations
 from incus_numa.policy.rebalance import decision as rebalancing
 from incus_numa.settings import Settings
 from incus_numa.topology import document as machine_document
+
+HELD = "`held` in --format json"
 
 COLUMNS = ("instance", "nodes", "cpus", "mems", "moved", "reason")
 
@@ -62,7 +64,7 @@ def command(
     elapsed_ms = (time.perf_counter() - started) * 1000
     data = plan_document.render_plan(plan, elapsed_ms)
     if decision is not None:
-        data |= plan_document.render_decision(decision)
+        data |= plan_document.render_decision(decision) | {"why": summary.summarize(decision, HELD)}
     output.emit(output_format, data, rows(plan), lambda: print_plan(plan, decision), columns=COLUMNS)
     for warning in (*machine.warnings, *plan.warnings):
         click.echo(f"Warning: {warning}", err=True)
@@ -72,7 +74,8 @@ def command(
 def move(plan: Plan, snapshot: Snapshot, settings: Settings) -> tuple[Plan, Decision]:
     """The plan with the moves by measured load that pay once it is carried out, and why those.
 
-    The load need not have been uneven for any time, and nobody was moved before.
+    The load need not have been uneven for any time, and nobody was moved before. Where no load is known there is no
+    load of nodes.
     """
     decision = rebalancing.decide(
         _carried_out(plan, snapshot), History(), 0.0, settings.placement, settings.rebalance, forced=True
@@ -81,6 +84,8 @@ def move(plan: Plan, snapshot: Snapshot, settings: Settings) -> tuple[Plan, Deci
     joined = replace(plan, placements=tuple(moved.get(one.key, one) for one in plan.placements))
     after = planner.plan(_carried_out(joined, snapshot), settings.placement, only=frozenset())
     warnings = (*plan.warnings, *decision.plan.warnings)
+    if not snapshot.load.cpus_by_instance:
+        decision = replace(decision, node_load={}, why="no instance has load_cpus: nothing moves by load")
     return replace(joined, node_load=after.node_load, warnings=warnings), decision
 
 
@@ -162,7 +167,8 @@ def print_plan(plan: Plan, decision: Decision | None = None) -> None:
         output.write("")
         output.print_table([move_row(one) for one in decision.moves])
     if decision is not None:
-        output.write(f"\n{decision.why}")
+        evenness = summary.tell_evenness(decision)
+        output.write("\n" + "\n".join(filter(None, (evenness, summary.summarize(decision, HELD)))))
 
 
 def move_row(move: Move) -> output.Row:

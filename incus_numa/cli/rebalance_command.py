@@ -11,12 +11,12 @@ from pathlib import Path
 import click
 
 from incus_numa.applier.protocol import describe_change
-from incus_numa.cli import moving, output
+from incus_numa.cli import moving, output, summary
 from incus_numa.cli.findings import NO_CGROUP
 from incus_numa.cli.fitting import load_for_host, warn_of_unused
 from incus_numa.cli.main import EXIT_FAILED, EXIT_REFUSED
 from incus_numa.cli.moving import Watching
-from incus_numa.cli.options import common_with, formatted, start_logging
+from incus_numa.cli.options import Window, common_with, formatted, start_logging
 from incus_numa.cli.wiring import Session, connect
 from incus_numa.daemon.balancing import Balancing
 from incus_numa.daemon.journal import Journal
@@ -26,6 +26,8 @@ from incus_numa.model.instance import InstanceKey
 from incus_numa.model.plan import Outcome, Placement, Plan, Rejection, StepResult
 from incus_numa.model.rebalance import Decision, Move
 from incus_numa.settings import Settings
+
+EXPLAIN = "`incus-numa explain NAME`"
 
 COLUMNS = ("project", "instance", "step", "result", "reason", "detail", "gain", "price")
 
@@ -42,13 +44,17 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Done:
-    """What was done and why: `rows` to be printed, `troubles` that make it a failure, `notes` that do not."""
+    """What was done and why: `rows` to be printed, `troubles` that make it a failure, `notes` that do not.
+
+    `evenness` is a line about the load before and after, None where nothing was moved by it.
+    """
 
     rows: tuple[output.Row, ...]
     outcomes: frozenset[Outcome]
     is_refused: bool
     troubles: tuple[str, ...]
     notes: tuple[str, ...]
+    evenness: str | None
 
 
 @click.command()
@@ -57,7 +63,7 @@ class Done:
 @click.option("--max-moves", type=click.IntRange(min=0), default=None, help="Move at most this many placed instances.")
 @click.option(
     "--window",
-    type=click.FloatRange(min=0, max=86400),
+    type=Window(),
     metavar="SECONDS",
     default=None,
     help="Measure load for so long, then move what pays; 0: move nothing by load.",
@@ -87,7 +93,7 @@ def command(
     request = Request(dry_run=dry_run, project=project, max_moves=max_moves, window_s=window_s)
     done = asyncio.run(_rebalance(settings, request))
     empty = "nothing to do" if project is None else f"nothing to do in project {project}"
-    output.emit(output_format, list(done.rows), done.rows, lambda: _print(done.rows, empty), columns=COLUMNS)
+    output.emit(output_format, list(done.rows), done.rows, lambda: _print(done, empty), columns=COLUMNS)
     for note in done.notes:
         click.echo(note, err=True)
     for trouble in done.troubles:
@@ -104,10 +110,10 @@ def _window(settings: Settings, asked: float | None) -> float | None:
     return settings.rebalance.window_s if asked is None else asked
 
 
-def _print(found: Iterable[output.Row], empty: str) -> None:
-    """For people: every instance with its reason, then its steps."""
+def _print(done: Done, empty: str) -> None:
+    """For people: every instance with its reason, then its steps, and what they do to the load."""
     about = None
-    for row in found:
+    for row in done.rows:
         key = InstanceKey(row["project"], row["instance"])
         if row["step"] is None:
             output.write(f"{key}: refused, left as it is ({row['reason']}): {row['detail']}")
@@ -119,6 +125,8 @@ def _print(found: Iterable[output.Row], empty: str) -> None:
         about = (key, row["reason"])
     if about is None:
         click.echo(empty, err=True)
+    if done.evenness is not None:
+        output.write(done.evenness)
 
 
 async def _rebalance(settings: Settings, request: Request) -> Done:
@@ -141,7 +149,8 @@ async def _rebalance(settings: Settings, request: Request) -> Done:
             outcomes=frozenset(one.outcome for one in everything),
             is_refused=bool(plan.rejections),
             troubles=tuple(_troubles(session, reconciler, placements, everything, dry_run=request.dry_run)),
-            notes=(*warnings, *((decision.why,) if decision.why else ())),
+            notes=(*warnings, *filter(None, (_forbidden(request, plan), summary.summarize(decision, EXPLAIN)))),
+            evenness=summary.tell_evenness(decision),
         )
 
 
@@ -160,7 +169,7 @@ async def _by_load(
     """Measure, decide and move; an empty decision where that was not asked for or nothing could be moved."""
     limits = session.settings.rebalance
     allowed = limits.max_moves if request.max_moves is None else request.max_moves
-    most = allowed - sum(one.moved for one in plan.placements)
+    most = allowed - _moved(plan)
     managed = frozenset(key for key in session.world.managed() if request.project in (None, key.project))
     if request.window_s is None or most < 1 or not managed or len(session.world.machine.nodes) < 2:
         return Decision(), ()
@@ -170,6 +179,19 @@ async def _by_load(
     with Watching(session, {one.key: one for one in decision.plan.placements}) as watch:
         made = await balancing.carry_out(decision, watch)
     return decision, made.results
+
+
+def _moved(plan: Plan) -> int:
+    """How many placed instances the pass moves."""
+    return sum(one.moved for one in plan.placements)
+
+
+def _forbidden(request: Request, plan: Plan) -> str | None:
+    """That `--max-moves` leaves no move by load, as a sentence; None where it does, or none was asked for."""
+    if request.window_s is None or request.max_moves is None or request.max_moves > _moved(plan):
+        return None
+    used = "forbids moves" if request.max_moves == 0 else "was used up by what had to be placed anew"
+    return f"--max-moves {request.max_moves} {used}: load was not measured, nothing moves by it"
 
 
 def _troubles(

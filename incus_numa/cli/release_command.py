@@ -45,7 +45,8 @@ def command(
 ) -> int:
     """Hand an instance back, or all: all CPUs, memory not bound, no decision kept.
 
-    An instance that is managed is placed again by the next pass: while the daemon runs this is refused.
+    An instance that is managed is placed again by the next pass: while the daemon runs this is refused, but for
+    --dry-run.
 
     Example: incus-numa release db
     """
@@ -74,7 +75,11 @@ async def _release(
         if key is not None and session.world.get(key) is None:
             raise ReportError(await tell_whereabouts(session.server, key))
         ours = _ours(session, key, project)
-        _check_daemon(settings, [one.instance.key for one in ours if one.instance.managed])
+        refusal = _refused_by_daemon(settings, [one.instance.key for one in ours if one.instance.managed])
+        if refusal is not None and not dry_run:
+            raise ReportError(refusal)
+        if refusal is not None:
+            click.echo(f"Note: this would be refused now: {refusal}", err=True)
         reconciler = session.reconciler(dry_run=dry_run)
         results: list[StepResult] = []
         for one in ours:
@@ -89,13 +94,15 @@ def _ours(session: Session, key: InstanceKey | None, project: str | None) -> lis
     return sorted(wanted, key=lambda one: one.instance.key)
 
 
-def _check_daemon(settings: Settings, managed: Sequence[InstanceKey]) -> None:
+def _refused_by_daemon(settings: Settings, managed: Sequence[InstanceKey]) -> str | None:
+    """Why these are not released now, as a sentence that says what to do; None where no daemon runs."""
     daemon = running.find_daemon(settings.daemon) if managed else None
-    if daemon is not None:
-        raise ReportError(
-            f"the daemon runs ({daemon}) and would place {_names(managed)} again at once: {ASK}, and it releases "
-            "by itself, or stop the daemon first (systemctl stop incus-numa)"
-        )
+    if daemon is None:
+        return None
+    return (
+        f"the daemon runs ({daemon}) and would place {_names(managed)} again at once: {ASK}, and it releases "
+        "by itself, or stop the daemon first (systemctl stop incus-numa)"
+    )
 
 
 def rows(released: Sequence[InstanceKey], results: Sequence[StepResult], *, dry_run: bool) -> list[output.Row]:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -81,15 +81,27 @@ class Balancing:
         self._changed.set()
 
     def decide(
-        self, *, only: frozenset[InstanceKey] | None = None, forced: bool = False, max_moves: int | None = None
+        self,
+        *,
+        only: frozenset[InstanceKey] | None = None,
+        forced: bool = False,
+        max_moves: int | None = None,
+        tells_held: bool = True,
     ) -> Decision:
-        """Who moves now, from what was sampled last; `forced` does not wait for the hold time."""
+        """Who moves now, from what was sampled last; `forced` does not wait for the hold time, `tells_held` costs."""
         limits = self._settings
         if max_moves is not None:
             limits = replace(limits, max_moves=min(limits.max_moves, max_moves))
         snapshot = self._world.snapshot()
         self.decision = rebalance.decide(
-            snapshot, self._history, time.monotonic(), self._world.placement, limits, only=only, forced=forced
+            snapshot,
+            self._history,
+            time.monotonic(),
+            self._world.placement,
+            limits,
+            only=only,
+            forced=forced,
+            tells_held=tells_held,
         )
         self._history = self.decision.history
         log.debug("%s", self.decision.why)
@@ -119,8 +131,7 @@ class Balancing:
 
                 results += await self._reconciler.follow(move.key, count)
                 own = [one.outcome for one in results if one.step.key == move.key]
-                word = next((_WORDS.get(one, "failed") for one in own if one is not Outcome.DONE), "moved")
-                records.append(_record(move, word, moved, began))
+                records.append(_record(move, self._word(move.key, own), moved, began))
                 self._tell(records[-1])
         except BaseException:
             # Cancelled or without a server: CPUs have moved all the same, and memory follows in the next pass.
@@ -128,6 +139,13 @@ class Balancing:
                 self._tell(_record(move, _WORDS[Outcome.CUT], 0, began))
             raise
         return Made(records=tuple(records), results=results)
+
+    def _word(self, key: InstanceKey, outcomes: Iterable[Outcome]) -> str:
+        """What became of a move. Its instance may have ended, or been handed back, before its memory's turn came."""
+        if self._world.get(key) is None:
+            return _WORDS[Outcome.GONE]
+        done = _WORDS[Outcome.DONE if self._reconciler.is_placed(key) else Outcome.CUT]
+        return next((_WORDS.get(one, "failed") for one in outcomes if one is not Outcome.DONE), done)
 
     def _tell(self, record: MoveRecord) -> None:
         """Note a move that was made in the journal and in the log."""
@@ -163,7 +181,7 @@ class Balancing:
         await self._measuring.take()
         if self._moving is not None and not self._moving.done():
             return
-        decision = self.decide()
+        decision = self.decide(tells_held=False)
         if decision.moves:
             self._moving = group.create_task(self._make(self.carry_out(decision), guard), name="moves")
 

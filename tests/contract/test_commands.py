@@ -35,6 +35,11 @@ def plan(folder: Path, instances: object, machine: object = ONE_NODE, *words: st
         (("plan",), "Missing option '--machine'"),
         (("rebalance", "--max-moves", "-1"), "-1 is not in the range"),
         (("config", "bogus"), "No such command 'bogus'"),
+        *(
+            ((*command, "--window", window), "Invalid value for '--window'")
+            for command in (("list",), ("explain", "db"), ("rebalance",))
+            for window in ("nan", "inf", "-1", "0.01", "86401", "long")
+        ),
     ],
 )
 def test_wrong_usage_is_2(words: tuple[str, ...], says: str) -> None:

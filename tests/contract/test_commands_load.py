@@ -113,7 +113,34 @@ def test_plan_takes_the_limits_of_settings(tmp_path: Path) -> None:
 def test_plan_shows_moves_as_a_table(tmp_path: Path) -> None:
     lines = plan(tmp_path, TWO_ON_ONE, "--rebalance").out.splitlines()
     assert [line.split()[:3] for line in lines if line.startswith("MOVE")] == [["MOVE", "FROM", "TO"]]
-    assert "times the mean" in lines[-1]
+    assert lines[-2] == "highest over mean load: 3.90 before, 1.95 after"
+    assert "1 move gains" in lines[-1]
+
+
+def test_plan_says_why_nothing_moves(tmp_path: Path) -> None:
+    fixed = [{**one, "movable": False} for one in TWO_ON_ONE]
+    why = "nothing moves: 2 instances stay, by not-movable; see `held` in --format json"
+    assert plan(tmp_path, fixed, "--rebalance").out.splitlines()[-1].endswith(why)
+    assert plan(tmp_path, fixed, "--rebalance", "-f", "json").data["why"].endswith(why)
+
+
+def test_plan_shows_no_load_where_none_is_known(tmp_path: Path) -> None:
+    unknown = [{**one, "load_cpus": None} for one in TWO_ON_ONE]
+    lines = plan(tmp_path, unknown, "--rebalance").out.splitlines()
+    first = next(place for place, line in enumerate(lines) if line.startswith("NODE"))
+    assert [line.split()[-1] for line in lines[first + 1 : first + 5]] == ["-"] * 4
+    assert lines[-1] == "no instance has load_cpus: nothing moves by load"
+    assert plan(tmp_path, unknown, "--rebalance", "-f", "json").data["measured_load"] == {}
+    idle = [{**one, "load_cpus": 0.0} for one in TWO_ON_ONE]
+    assert set(plan(tmp_path, idle, "--rebalance", "-f", "json").data["measured_load"].values()) == {0.0}
+
+
+def test_what_is_beyond_the_budget_names_its_node_once(tmp_path: Path) -> None:
+    crowd = [busy(name, "0", f"{cpu}", 2.0) for cpu, name in enumerate("abcd")]
+    file = config_file(tmp_path, "[rebalance]\nmax_moves = 1\n")
+    held = plan(tmp_path, crowd, "--rebalance", "--settings", str(file), "-f", "json").data["held"]
+    assert {one["hold"] for one in held} == {"budget"}
+    assert [one["detail"].count("to node") for one in held] == [1] * 3
 
 
 @pytest.mark.parametrize(
@@ -258,6 +285,8 @@ async def test_load_is_measured_only_where_something_may_move(
     before = seats(host, keys)
     result = await run_beside("rebalance", "--config", config, *words)
     assert (result.code, sampled(result), seats(host, keys) != before) == (0, samples, samples)
+    assert ("--max-moves 0 forbids moves" in result.err) is (words == ("--max-moves", "0"))
+    assert ("highest over mean load: " in result.out) is samples
 
 
 async def test_one_limit_counts_both_kinds_of_moves(host: Host) -> None:
@@ -268,6 +297,7 @@ async def test_one_limit_counts_both_kinds_of_moves(host: Host) -> None:
         host.simulator.set_config(keys[name], {"limits.memory": "20GiB"})
     result = await run_beside("rebalance", "--max-moves", "1", "--config", config, "-f", "json")
     assert (result.code, sampled(result)) == (0, False)
+    assert "--max-moves 1 was used up by what had to be placed anew" in result.err
     assert {(row["gain"], row["price"]) for row in result.data} == {(None, None)}
     assert sum(before[name] != seat for name, seat in seats(host, keys).items()) == 1
 

@@ -91,6 +91,16 @@ async def test_a_dry_run_changes_nothing(host: Host) -> None:
     assert (has(host, web), is_marked(host, web)) == (before, True)
 
 
+async def test_a_dry_run_is_allowed_while_the_daemon_runs_and_says_what_would_be_refused(host: Host) -> None:
+    config, (web,) = await placed(host, "web")
+    before = has(host, web)
+    with running.locked(DaemonSettings(run_dir=str(config.parent / "run"))):
+        result = await run_beside("release", "--dry-run", "--config", config, "-f", "json")
+    assert (result.code, {row["result"] for row in result.data}) == (0, {"would do"})
+    assert result.err.startswith(f"Note: this would be refused now: the daemon runs (pid {os.getpid()})")
+    assert (has(host, web), is_marked(host, web)) == (before, True)
+
+
 async def test_what_was_widened_by_others_is_forgotten_all_the_same(host: Host) -> None:
     config, (web,) = await placed(host, "web")
     host.path(web, "cpuset.cpus").write_text("0-15\n")

@@ -194,6 +194,17 @@ async def test_only_the_named_project_is_touched(host: Host) -> None:
     assert not host.cpus(InstanceKey("default", "job"))
 
 
+@pytest.mark.parametrize("output_format", ["table", "json"])
+async def test_a_project_in_which_nothing_runs_is_told_with_those_in_which_something_does(
+    host: Host, output_format: str
+) -> None:
+    await host.simulator.start(host.simulator.create("db", {"limits.cpu": "1"}))
+    words = ("list", "--window", "0", "-f", output_format, "--config", write_config(host.simulator))
+    result = await run_beside(*words, "--project", "nosuch")
+    assert (result.code, result.err) == (0, "no instance runs in project nosuch, but in default: say --project\n")
+    assert (await run_beside(*words)).err == ""
+
+
 async def test_without_the_servers_list_of_cpus_the_kernels_is_counted(host: Host, tmp_path: Path) -> None:
     """Offline CPUs count for the server: 12 of 16 online, 4 nodes, 16 vCPUs fit."""
     host.simulator.create("wide", {"limits.cpu": "16", **BALANCED})

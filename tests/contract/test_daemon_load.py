@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from incus_numa.cpuset import NodeSet
+from incus_numa.errors import UnreachableError
 from incus_numa.model.instance import InstanceKey
+from incus_numa.model.plan import MovePages
 from incus_numa.settings import DaemonSettings, RebalanceSettings, Settings
+from incus_numa.simulator.pages import SimulatedPages
 from incus_numa.simulator.trees import scratch_root
 from tests import builders
 from tests.builders import GIB
@@ -93,6 +96,87 @@ async def test_nobody_moves_where_the_settings_say_so() -> None:
         r.simulator.set_work(mate, 4.0)
         await asyncio.sleep(1.0)
         assert r.touched(mover, mate) == before
+
+
+async def test_load_that_is_no_longer_measured_does_not_count_where_others_start() -> None:
+    async with host() as r:
+        busy = await r.present("busy", user_numa_movable="false")
+        others = [await r.present(f"c{n}", 3, user_numa_movable="false") for n in range(3)]
+        home = r.nodes(busy)
+        assert home not in [r.nodes(key) for key in others]
+        r.simulator.set_work(busy, 4.0)
+        await asyncio.sleep(1.0)
+        assert r.nodes(await r.present("beside", 1)) != home
+        r.load_settings = lambda: replace(r.settings, rebalance=replace(SWIFT, enabled=False))
+        r.daemon.service.reload()
+        await asyncio.sleep(0.1)
+        assert r.nodes(await r.present("later", 1)) == home
+
+
+async def test_a_move_during_which_the_server_went_away_is_noted_and_finished() -> None:
+    async with host() as r:
+        mover, mate, _ = await sharing(r, limits_memory="4GiB")
+        before = r.nodes(mover)
+
+        async def away(key: InstanceKey) -> None:
+            if not r.log.saying("does not answer"):
+                raise UnreachableError("gone for a moment")
+
+        r.daemon.server.before_patch = away
+        r.simulator.set_work(mover, 4.0)
+        r.simulator.set_work(mate, 4.0)
+        await eventually(lambda: len(journal(r)) == 1)
+        assert (journal(r)[0]["name"], journal(r)[0]["result"]) == (mover.name, "cancelled")
+        r.daemon.service.reload()
+        await eventually(lambda: r.nodes(mover) != before)
+        await r.placed(mover)
+
+
+@pytest.mark.parametrize(("ends", "result"), [(True, "gone"), (False, "cancelled")])
+async def test_a_move_whose_instance_left_before_its_memory_followed_is_not_noted_as_made(
+    ends: bool, result: str
+) -> None:
+    async with host(replace(SWIFT, bytes_per_second=256 << 20)) as r:
+        fixed = [await r.present(f"a{n}", 4, user_numa_movable="false", limits_memory="3GiB") for n in range(4)]
+        movers = [await r.present(f"b{n}", 4, limits_memory="3GiB") for n in range(4)]
+        before = {key: r.nodes(key) for key in movers}
+        loaded = before[movers[0]] | before[movers[1]]
+        for key in (*fixed, *movers):
+            r.simulator.set_work(key, 4.0 if r.nodes(key) <= loaded else 0.0)
+
+        def is_still_there(key: InstanceKey) -> bool:
+            pages = r.simulator.kernel.groups[key].pages
+            return pages[before[key].lowest()] == sum(pages.values())
+
+        await eventually(lambda: not all(is_still_there(key) for key in movers))
+        (last,) = [key for key in movers if r.nodes(key) != before[key] and is_still_there(key)]
+        if ends:
+            await r.simulator.stop(last)
+        else:
+            r.simulator.set_config(last, {"limits.cpu.nodes": ""})
+        await eventually(lambda: len(journal(r)) == 2)
+        (line,) = [one for one in journal(r) if one["name"] == last.name]
+        assert (line["result"], line["moved_bytes"]) == (result, 0)
+
+
+async def test_memory_follows_in_slices_again_to_a_place_where_it_was_before() -> None:
+    async with host() as r:
+        mover, mate, _ = await sharing(r, limits_memory="4GiB")
+        before = r.nodes(mover)
+        for key in (mover, mate):
+            r.simulator.set_work(key, 4.0)
+        await eventually(lambda: r.nodes(mover) != before)
+        await r.placed(mover)
+        there, group = r.nodes(mover), r.simulator.kernel.groups[mover]
+        r.simulator.set_config(mover, {"limits.cpu.nodes": ""})
+        await eventually(lambda: r.seat(mover).mems == NodeSet())
+        back = MovePages(key=mover, sources=there, targets=before, size_bytes=sum(group.pages.values()))
+        assert sum(SimulatedPages(r.simulator.kernel).move(group.path, back)) == back.size_bytes
+        r.simulator.set_config(mover, {"limits.cpu.nodes": "balanced"})
+        await r.placed(mover)
+        assert r.nodes(mover) == there
+        told = r.log.saying("memory=", f"instance={mover}", f"to={there} done", level=logging.INFO)
+        assert len(told) == 2
 
 
 async def test_memory_follows_in_slices_and_is_bound_when_it_is_there() -> None:

@@ -146,6 +146,14 @@ UNEVEN = Verdict(
 )
 
 
+def test_a_gain_that_is_rounded_to_nothing_has_no_sign() -> None:
+    nothing = Option(nodes=NodeSet([2]), gain=-0.0001, price=0.01, hold=Hold.NO_GAIN, detail="it is idle")
+    facts = load_facts.list_facts(
+        survey(Observed(), RATES), seen(Observed()), (), replace(UNEVEN, options=(nothing,)), LIMITS
+    )
+    assert load_facts.lines(facts)[-1] == ("considered", "node 2, gain 0.000, price 0.010: no (no-gain): it is idle")
+
+
 def says(verdict: Verdict, limits: RebalanceSettings = LIMITS) -> str:
     facts = load_facts.list_facts(survey(Observed(), RATES), seen(Observed()), (), verdict, limits)
     return str(facts["rebalancer"]["says"])

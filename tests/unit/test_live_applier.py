@@ -251,6 +251,14 @@ async def test_memory_follows_slice_by_slice_and_says_how_far_it_is(
     assert caplog.messages == [f"instance=c1 memory=300 MiB from=0 to=1 done: {result.detail}"]
 
 
+@pytest.mark.parametrize(("goes_on", "detail"), [(True, "nothing had to move"), (False, "nothing was moved")])
+async def test_memory_that_did_not_move_is_told_as_such(
+    tmp_path: Path, group: Path, goes_on: bool, detail: str
+) -> None:
+    result = await _mover(tmp_path, Slices(0)).move_pages(_target(group), MOVE, lambda _: goes_on)
+    assert result.detail == detail
+
+
 async def test_memory_stops_when_told_to(tmp_path: Path, group: Path) -> None:
     slices = Slices(MIB, MIB, MIB)
     result = await _mover(tmp_path, slices).move_pages(_target(group), MOVE, lambda moved: moved < 2 * MIB)

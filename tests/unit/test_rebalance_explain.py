@@ -11,7 +11,7 @@ from incus_numa.cpuset import NodeSet
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.rebalance import History, Hold
 from incus_numa.model.snapshot import Snapshot
-from incus_numa.policy.rebalance import decision, explain
+from incus_numa.policy.rebalance import decision, explain, staying
 from incus_numa.policy.rebalance.explain import Verdict
 from incus_numa.settings import PlacementSettings, RebalanceSettings
 from tests.builders import GIB, instance
@@ -47,7 +47,7 @@ def test_a_move_that_pays_now_needs_no_change() -> None:
 
 def test_the_least_other_load_of_the_node_that_makes_it_move_is_told() -> None:
     found = verdict(SPREAD, "a")
-    assert found.options == ()
+    assert [one.hold for one in found.options] == [Hold.NO_GAIN] * 3
     told = re.fullmatch(
         r"it would pay to move it to node (\d) if node 0 were loaded ([0-9.]+), not 0.25", found.would or ""
     )
@@ -69,17 +69,50 @@ def test_the_load_of_its_own_that_makes_it_move_is_told() -> None:
     found = verdict(small, "a")
     assert [one.hold for one in found.options] == [Hold.PRICE] * 3
     told = re.match(
-        r"it would pay to move it to node 1 if it kept ([0-9.]+) CPUs busy instead of 0.01", found.would or ""
+        r"it would pay to move it to node 1 if it kept ([0-9.]+) CPUs busy instead of 0.005,", found.would or ""
     )
     assert told is not None
-    for cpus, moves in ((float(told[1]) - 0.01, False), (float(told[1]) + 0.01, True)):
+    for cpus, moves in ((float(told[1]) - 0.001, False), (float(told[1]) + 0.001, True)):
         load = replace(small.load, cpus_by_instance={key("a"): cpus, key("b"): 6.0})
         assert (key("a") in moved(replace(small, load=load))) is moves
 
 
-def test_one_that_no_other_node_would_carry_better_has_no_options() -> None:
+def test_nodes_that_would_carry_it_no_better_are_told_the_least_bad_first() -> None:
     alone = state({"a": "0", "b": "1"}, {"a": 8.0, "b": 0.5})
-    assert verdict(alone, "a").options == ()
+    found = verdict(alone, "a").options
+    assert [(one.nodes, one.hold) for one in found] == [(NodeSet([node]), Hold.NO_GAIN) for node in (2, 3, 1)]
+    assert [one.gain for one in found] == [0.0, 0.0, -1.0]
+    assert found[2].detail == "load there would rise to 1.06, and node 0 is 1.00 now"
+
+
+def test_a_node_that_would_be_nearly_as_loaded_is_told_as_such() -> None:
+    found = verdict(state({"a": "0", "b": "0"}, {"a": 7.75, "b": 0.2}), "a").options
+    assert {one.hold for one in found} == {Hold.NO_GAIN}
+    assert found[0].gain > found[0].price
+    assert found[0].detail == "load there would rise to 0.97, above 0.95: too near to node 0, which is 0.99 now"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "told"),
+    [
+        (0.25, 0.5, ("0.25", "0.50")),
+        (0.1312, 0.1309, ("0.1312", "0.1309")),
+        (0.121001, 0.121, ("0.121001", "0.121000")),
+        (0.5, 0.5, ("0.50", "0.50")),
+    ],
+)
+def test_two_amounts_have_as_many_digits_as_tell_them_apart(one: float, other: float, told: tuple[str, str]) -> None:
+    assert staying.apart(one, other) == told
+
+
+def test_an_idle_instance_gains_nothing_anywhere() -> None:
+    found = verdict(state({"a": "0", "b": "0"}, {"a": 0.0, "b": 6.0}), "a").options
+    assert [(one.gain, one.detail) for one in found] == [(0.0, "it keeps no CPU busy")] * 3
+
+
+def test_nodes_of_a_wide_instance_are_no_targets() -> None:
+    found = verdict(state({"a": "0-1", "b": "2"}, {"a": 8.0, "b": 1.0}), "a").options
+    assert {one.nodes for one in found} == {NodeSet([1, 2]), NodeSet([1, 3])}
 
 
 @pytest.mark.parametrize("changed", [{"movable": False}, {"pinned": "0"}])
@@ -95,6 +128,12 @@ def test_one_that_cools_down_is_told_until_when_and_what_it_would_gain() -> None
     assert found.held is not None
     assert (found.held.hold, found.held.detail) == (Hold.COOL_DOWN, "moved 100 s ago: it stays for 600 s")
     assert len(found.options) == 3
+    assert found.would == "it may move again in 500 s, when its cool-down ends"
+
+
+def test_a_cool_down_is_what_has_to_end_also_where_nothing_pays() -> None:
+    found = verdict(SPREAD, "a", History(moved_at_s={key("a"): 900.0}))
+    assert found.would == "it may move again in 500 s, when its cool-down ends"
 
 
 def test_options_that_do_not_fit_say_what_is_missing() -> None:

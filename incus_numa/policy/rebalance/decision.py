@@ -30,6 +30,7 @@ class _Question:
     only: frozenset[InstanceKey] | None
     instances: list[Instance]
     ripe: frozenset[int]
+    tells_held: bool
 
     @property
     def asked(self) -> list[Instance]:
@@ -47,12 +48,13 @@ def decide(
     *,
     only: frozenset[InstanceKey] | None = None,
     forced: bool = False,
+    tells_held: bool = True,
 ) -> Decision:
     """Who moves now, where to and why, and what to remember until the next pass.
 
     A node is relieved when its load is above the mean by more than the margin and has been for the hold time (`forced`
     does not wait for that), until it is above by half the margin at most, nothing pays or the budget is used up. Only
-    instances in `only` move, if given. Pure: the order of instances never matters.
+    instances in `only` move, if given. `held` is empty unless `tells_held`, as it costs as much as the rest. Pure: the order of instances never matters.
     """
     instances = sorted(snapshot.instances, key=lambda one: one.key)
     desk = open_desk(snapshot, placement, instances)
@@ -84,6 +86,7 @@ def decide(
         only=only,
         instances=instances,
         ripe=ripe,
+        tells_held=tells_held,
     )
     return _act(question, desk, uneven, told)
 
@@ -110,7 +113,7 @@ def _act(question: _Question, desk: Desk, uneven: Decision, told: str) -> Decisi
         desk = open_desk(question.snapshot, question.placement, question.instances)
     if not moves:
         why = f"{told}: nothing pays"
-        return replace(uneven, held=_held(board, held), why=why)
+        return replace(uneven, held=_held(question, board, held), why=why)
     now_s, past = question.now_s, uneven.history
     moved_at_s = {**past.moved_at_s, **{move.key: now_s for move in moves}}
     gain, price = sum(move.gain for move in moves), sum(move.price for move in moves)
@@ -118,7 +121,7 @@ def _act(question: _Question, desk: Desk, uneven: Decision, told: str) -> Decisi
         uneven,
         plan=plan,
         moves=tuple(moves),
-        held=_held(board, held),
+        held=_held(question, board, held),
         # What is left of the unevenness must hold anew, under the loads that the moves lead to.
         history=History(
             hot_since_s=dict.fromkeys(too_loaded(board.measured, question.limits), now_s), moved_at_s=moved_at_s
@@ -158,8 +161,10 @@ def _place(question: _Question, moves: Sequence[Move]) -> tuple[Plan, set[Instan
     return replace(plan, placements=placements), set(by_key) - right
 
 
-def _held(board: Board, bound: Iterable[Held]) -> tuple[Held, ...]:
-    """Why those stay that are on nodes that are still too loaded, in order of their keys."""
+def _held(question: _Question, board: Board, bound: Iterable[Held]) -> tuple[Held, ...]:
+    """Why those stay that are on nodes that are still too loaded, in order of their keys; nobody if it is not asked."""
+    if not question.tells_held:
+        return ()
     found: dict[InstanceKey, Held] = {}
     hot = board.hot()
     for node in hot:

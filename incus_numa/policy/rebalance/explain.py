@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 
 from incus_numa.cpuset import NodeSet
 from incus_numa.model.instance import Instance, InstanceKey
-from incus_numa.model.rebalance import Held, History
+from incus_numa.model.rebalance import Held, History, Hold
 from incus_numa.model.snapshot import Snapshot
 from incus_numa.policy.desk import Desk, open_desk
 from incus_numa.policy.rebalance import movers, staying
 from incus_numa.policy.rebalance.board import Board
 from incus_numa.policy.rebalance.measured import EQUAL, Measured, is_even, measure, target_load
 from incus_numa.policy.rebalance.movers import Mover
-from incus_numa.policy.rebalance.staying import Option
+from incus_numa.policy.rebalance.staying import Option, apart
 from incus_numa.settings import PlacementSettings, RebalanceSettings
 
 _CONSIDERED = 4
@@ -36,9 +36,9 @@ class Verdict:
 
     `load_cpus` are the CPUs that it keeps busy, None when unknown. `node_load` is the measured load of its nodes,
     `mean` that of all nodes, `target` what a node is brought down to when the load is not even. `options` are the
-    targets that bring most, best first, whether or not they pay. `held` says what keeps it where it is whatever would
-    be gained. `would` is a sentence that says what would have to change for a move of it to pay; None when it pays now,
-    and when nothing would do.
+    targets that bring most, best first, whether or not they pay or gain anything. `held` says what keeps it where it is
+    whatever would be gained. `would` is a sentence that says what would have to change for a move of it to pay, or how
+    long its cool-down lasts; None when it pays now, and when nothing would do.
     """
 
     key: InstanceKey
@@ -87,7 +87,11 @@ def explain(
     held = movers.bound_for_now(desk, instance, history, now_s, limits)
     if found.load_cpus is None:
         return replace(found, held=held)
-    return _judge(found, desk, measured, instance, held, limits)
+    judged = _judge(found, desk, measured, instance, held, limits)
+    if held is not None and held.hold is Hold.COOL_DOWN:
+        left_s = limits.cooldown_s - (now_s - history.moved_at_s[key])
+        return replace(judged, would=f"it may move again in {left_s:.0f} s, when its cool-down ends")
+    return judged
 
 
 def _judge(
@@ -102,7 +106,8 @@ def _judge(
     mover = movers.mover_of(desk, instance)
     board = Board(desk, measured, [mover], limits, target_load(measured, limits))
     node = max(found.node_load, key=lambda one: (round(found.node_load[one], 9), -one))
-    options = tuple(islice(staying.consider(board, mover, node), _CONSIDERED))
+    considered = chain(staying.consider(board, mover, node), staying.consider_gainless(board, mover, node))
+    options = tuple(islice(considered, _CONSIDERED))
     if _goes(board, mover, measured, limits) is not None:
         return replace(found, options=options, held=held)
     told = [_by_own_load(board, mover, measured, limits), _by_node_load(board, mover, measured, limits, node)]
@@ -142,7 +147,8 @@ def _by_own_load(board: Board, mover: Mover, measured: Measured, limits: Rebalan
     cpus = min(amounts, key=lambda one: (abs(one - has), one))
     option = would(cpus)
     where = _where(option)
-    return f"{where} if it kept {cpus:.2f} CPUs busy instead of {has:.2f}"
+    then, now = apart(cpus, has)
+    return f"{where} if it kept {then} CPUs busy instead of {now}"
 
 
 def _by_node_load(board: Board, mover: Mover, measured: Measured, limits: RebalanceSettings, node: int) -> str | None:
@@ -154,9 +160,10 @@ def _by_node_load(board: Board, mover: Mover, measured: Measured, limits: Rebala
 
     # A node can be wanted by more than its CPUs can do.
     height = _first(would, load, max(2.0, 2 * load))
-    return (
-        None if height is None else f"{_where(would(height))} if node {node} were loaded {height:.2f}, not {load:.2f}"
-    )
+    if height is None:
+        return None
+    then, now = apart(height, load)
+    return f"{_where(would(height))} if node {node} were loaded {then}, not {now}"
 
 
 def _where(option: Option | None) -> str:

@@ -8,9 +8,10 @@ from itertools import islice
 
 from incus_numa.cpuset import NodeSet
 from incus_numa.model.rebalance import Held, Hold
-from incus_numa.policy.rebalance import changes
+from incus_numa.policy.rebalance import changes, potential
 from incus_numa.policy.rebalance.board import Board
 from incus_numa.policy.rebalance.changes import Target
+from incus_numa.policy.rebalance.measured import EQUAL
 from incus_numa.policy.rebalance.movers import Mover
 from incus_numa.policy.rebalance.potential import LEAST_SURPLUS
 from incus_numa.policy.rebalance.price import Price
@@ -18,6 +19,9 @@ from incus_numa.quantities import render_bytes
 
 _LOOKED_AT = 4
 """So many of the least loaded nodes are looked at to say why an instance stays."""
+
+_DIGITS = 9
+"""No more digits than this are told."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +53,34 @@ def consider(board: Board, mover: Mover, node: int) -> Iterator[Option]:
     """All targets that gain something for an instance that would leave the node, the best first."""
     for target, price in _gaining(board, mover, node, None):
         yield _option(board, mover, target, price)
+
+
+def consider_gainless(board: Board, mover: Mover, node: int) -> list[Option]:
+    """All other targets for an instance that would leave the node, the least bad first: they gain nothing, or get
+    nearly as loaded as the node is.
+    """
+    gaining = {target.nodes for target in changes.targets(board, (mover,), node, 0.0)}
+    found = []
+    for target in board.measured.cpus:
+        after = mover.nodes ^ 1 << node | 1 << target
+        if not mover.nodes >> target & 1 and after not in gaining:
+            found.append(_gainless_option(board, mover, node, after))
+    return sorted(found, key=lambda one: (-round(one.gain, 9), one.nodes.mask))
+
+
+def _gainless_option(board: Board, mover: Mover, node: int, after: int) -> Option:
+    gain, height = potential.fall(board.measured, [(mover.load_cpus, mover.nodes, after)])
+    gain += board.nearer(mover, after)
+    load = board.measured.load[node]
+    if mover.load_cpus <= EQUAL:
+        detail = "it keeps no CPU busy"
+    elif gain <= EQUAL:
+        detail = f"load there would rise to {height:.2f}, and node {node} is {load:.2f} now"
+    else:
+        there, most = apart(height, board.ceiling(node))
+        detail = f"load there would rise to {there}, above {most}: too near to node {node}, which is {load:.2f} now"
+    price = board.price(mover, after).value
+    return Option(nodes=NodeSet.from_mask(after), gain=gain, price=price, hold=Hold.NO_GAIN, detail=detail)
 
 
 def _gaining(board: Board, mover: Mover, node: int, most: int | None) -> list[tuple[Target, Price]]:
@@ -92,6 +124,12 @@ def _beyond_budget(board: Board, target: Target, price: Price) -> str:
 
 def _told(nodes: NodeSet) -> str:
     return f"node{'s' if len(nodes) > 1 else ''} {nodes}"
+
+
+def apart(one: float, other: float) -> tuple[str, str]:
+    """Two amounts with as many digits, from two on, as tell them apart."""
+    pairs = [(f"{one:.{digits}f}", f"{other:.{digits}f}") for digits in range(2, _DIGITS + 1)]
+    return next((pair for pair in pairs if pair[0] != pair[1]), pairs[0])
 
 
 def told_way(price: Price) -> str:
