@@ -54,7 +54,8 @@ def decide(
 
     A node is relieved when its load is above the mean by more than the margin and has been for the hold time (`forced`
     does not wait for that), until it is above by half the margin at most, nothing pays or the budget is used up. Only
-    instances in `only` move, if given. `held` is empty unless `tells_held`, as it costs as much as the rest. Pure: the order of instances never matters.
+    instances in `only` move, if given. `held` is empty unless `tells_held`, as it costs as much as the rest. Pure: the
+    order of instances never matters.
     """
     instances = sorted(snapshot.instances, key=lambda one: one.key)
     desk = open_desk(snapshot, placement, instances)
