@@ -13,17 +13,15 @@ from pathlib import Path
 import click
 
 from incus_numa import __version__
-from incus_numa.applier.live import LiveApplier
 from incus_numa.cli import running
 from incus_numa.cli.fitting import load_for_host
 from incus_numa.cli.options import common_with, load_settings, start_logging
-from incus_numa.cli.wiring import cgroup_files
+from incus_numa.cli.wiring import cgroup_files, live_applier
 from incus_numa.daemon.notify import Notifier
 from incus_numa.daemon.observe import World
 from incus_numa.daemon.reconciler import Reconciler
 from incus_numa.daemon.service import Service
 from incus_numa.errors import ConfigError, UnreachableError
-from incus_numa.host.pages import page_mover
 from incus_numa.server.http_server import HttpServer
 from incus_numa.server.sockets import find_socket
 from incus_numa.settings import Settings, list_unused
@@ -61,13 +59,7 @@ async def serve(settings: Settings, config_file: Path | None) -> None:
     world = World(server, cgroups, settings.host, settings.placement, settings.memory)
     if len(world.machine.nodes) < 2:
         log.warning("this host has one node: CPUs are still placed, memory is not bound")
-    applier = LiveApplier(
-        server,
-        cgroups,
-        write_timeout_s=settings.daemon.write_timeout_s,
-        pages=page_mover(Path(settings.host.procfs)),
-        bytes_per_second=settings.rebalance.bytes_per_second,
-    )
+    applier = live_applier(server, cgroups, settings)
     log.info(
         "incus-numa %s: %d nodes, %d CPUs, server %s",
         __version__,

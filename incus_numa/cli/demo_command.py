@@ -14,17 +14,15 @@ from typing import Any
 
 import click
 
-from incus_numa.applier.live import LiveApplier
 from incus_numa.cli import output, running
 from incus_numa.cli.options import common, formatted, load_settings, start_logging
-from incus_numa.cli.wiring import cgroup_files
+from incus_numa.cli.wiring import cgroup_files, live_applier
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.daemon.notify import Notifier
 from incus_numa.daemon.observe import World
 from incus_numa.daemon.reconciler import Reconciler
 from incus_numa.daemon.service import Service
 from incus_numa.errors import ReportError
-from incus_numa.host.pages import page_mover
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.machine import Machine
 from incus_numa.policy.scoring import mean_distance
@@ -137,13 +135,7 @@ def _service(settings: Settings) -> tuple[Service, Reconciler]:
     server = HttpServer(settings.server.socket, settings.server.timeout_s)
     cgroups = cgroup_files(settings)
     world = World(server, cgroups, settings.host, settings.placement, settings.memory)
-    applier = LiveApplier(
-        server,
-        cgroups,
-        write_timeout_s=settings.daemon.write_timeout_s,
-        pages=page_mover(Path(settings.host.procfs)),
-        bytes_per_second=settings.rebalance.bytes_per_second,
-    )
+    applier = live_applier(server, cgroups, settings)
     reconciler = Reconciler(world, applier)
     service = Service(server, reconciler, settings, load_settings=lambda: settings, notifier=Notifier({}))
     return service, reconciler

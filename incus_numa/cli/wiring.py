@@ -32,21 +32,24 @@ class Session:
 
     def reconciler(self, *, dry_run: bool) -> Reconciler:
         """A reconciler that changes things, or only says what it would change."""
-        applier: Applier = DryRunApplier()
-        if not dry_run:
-            applier = LiveApplier(
-                self.server,
-                self.cgroups,
-                write_timeout_s=self.settings.daemon.write_timeout_s,
-                pages=page_mover(Path(self.settings.host.procfs)),
-                bytes_per_second=self.settings.rebalance.bytes_per_second,
-            )
+        applier: Applier = DryRunApplier() if dry_run else live_applier(self.server, self.cgroups, self.settings)
         return Reconciler(self.world, applier)
 
 
 def cgroup_files(settings: Settings) -> CgroupFiles:
     """The cgroup files that the settings name."""
     return CgroupFiles(Path(settings.host.cgroup), Path(settings.host.procfs))
+
+
+def live_applier(server: Server, cgroups: CgroupFiles, settings: Settings) -> LiveApplier:
+    """What changes things as the settings say."""
+    return LiveApplier(
+        server,
+        cgroups,
+        write_timeout_s=settings.daemon.write_timeout_s,
+        pages=page_mover(Path(settings.host.procfs)),
+        bytes_per_second=settings.rebalance.bytes_per_second,
+    )
 
 
 @asynccontextmanager
