@@ -53,7 +53,10 @@ class Measuring:
         machine = self._world.machine
         nodes = self._sampler.sample_nodes({node.id: node.cpus for node in machine.nodes})
         sample = Sample(at_s=time.monotonic(), instances=sampled, nodes=nodes)
-        self.rates = rates.smooth(self.rates, sample, self._world.snapshot(), self.time_constant_s)
+        # Values in, values out: in a thread it takes turns with starts instead of holding them up.
+        self.rates = await asyncio.to_thread(
+            rates.smooth, self.rates, sample, self._world.snapshot(), self.time_constant_s
+        )
         self._pids = {key: pid for key, pid in self._pids.items() if key in sampled}
         self._world.note_load(
             self.load, {key: one.memory_by_node for key, one in sampled.items() if one.memory_by_node is not None}
