@@ -6,8 +6,11 @@ half-written one either; what is longer than the new text is filled with line en
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import signal
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +20,8 @@ from incus_numa.model.instance import InstanceKey
 from incus_numa.simulator.trees import USER_HZ, put
 
 PAGE = 4096
+
+_TRIES, _PAUSE_S = 100, 0.0001
 
 
 @dataclass(kw_only=True, slots=True)
@@ -86,7 +91,8 @@ def remove_group(group: Group, trash: Path) -> None:
 def rewrite(path: Path, text: str) -> None:
     """Replace a file's contents in one write, so that no reader sees an empty or mixed line.
 
-    An empty file is one that somebody else truncated and is about to write: theirs is the later write then.
+    An empty file is one that somebody else truncated and is about to write: theirs is the later write then. A kernel's
+    file is never written by two at once, so whoever has it open is waited for, and nobody opens it meanwhile.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY)
@@ -94,11 +100,30 @@ def rewrite(path: Path, text: str) -> None:
         put(path, f"{text}\n")
         return
     try:
+        _have_alone(descriptor)
         size = os.fstat(descriptor).st_size
         if size:
             os.write(descriptor, f"{text}\n".encode().ljust(size, b"\n"))
     finally:
+        # This ends the lease, too.
         os.close(descriptor)
+
+
+def _have_alone(descriptor: int) -> None:
+    """Take a lease on an open file: opening it waits until it is closed here. Goes on without if others stay too long.
+
+    See fcntl(2), "Leases". Of a waiting opener the holder is told by a signal, here one that nobody minds.
+    """
+    fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+    for _ in range(_TRIES):
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except BlockingIOError:
+            time.sleep(_PAUSE_S)
+        except OSError:
+            return
+        else:
+            return
 
 
 def overwrite(path: str, text: str) -> None:
