@@ -64,16 +64,6 @@ class Balancing:
         self._changed, self._left = asyncio.Event(), asyncio.Event()
         self._moving: asyncio.Task[None] | None = None
 
-    @property
-    def settings(self) -> RebalanceSettings:
-        """The settings in force."""
-        return self._settings
-
-    @property
-    def history(self) -> History:
-        """What the next decision remembers; its clock is the monotonic one."""
-        return self._history
-
     def use(self, settings: RebalanceSettings) -> None:
         """Decide by other settings from now on. The journal's place needs a restart."""
         self._settings = settings
