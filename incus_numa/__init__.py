@@ -14,11 +14,15 @@ instance    a container or virtual machine of the server.
 managed     an instance that asked for `balanced`; every other one is only counted as load.
 demand      what an instance needs: vCPUs, their weight, memory, huge pages, a kind of cores.
 need        the demand as nodes must hold it, capped at the machine; with the nodes that it must have and its ties.
+device      hardware of the host that an instance has: *wanted* by a name, found in a *slot* that has a node.
 ties        what draws an instance to nodes or drives it away: its devices, its group, those that it avoids.
 group       instances that belong on the same or on near nodes, by a name of their own.
 exclusive   CPUs that one instance, their *owner*, has for itself.
 pinned      an instance whose `limits.cpu` lists its CPUs.
 policy      the rule that chooses nodes for an instance.
+record      where the server's configuration says which nodes an instance has: `volatile.cpu.nodes`.
+vCPU thread a thread of QEMU that runs the guest; *evidence* is what tells it from the *others*.
+mark        a decision that is kept with a cgroup or process, for as long as that lives.
 placement   the nodes, CPUs and memory nodes (mems) decided for an instance.
 observed    what an instance has now, as its configuration and its cgroup say.
 decided     what we decided for an instance since it started; what it has without that is the server's choice.

@@ -47,7 +47,10 @@ class Reservation(NamedTuple):
 class ServerSettings:
     """How to reach Incus or LXD."""
 
-    socket: str = key("", "Unix socket of the server; empty: the first one found of Incus, then LXD.")
+    product: Literal["auto", "incus", "lxd"] = key(
+        "auto", 'Which server is meant where both are installed; "auto": Incus if there is one, else LXD.'
+    )
+    socket: str = key("", "Unix socket of the server; empty: where the server usually has it.")
     timeout_s: Seconds = key(30.0, "How long one request may take, in seconds (0.1 to 86400).")
 
 
@@ -57,7 +60,9 @@ class HostSettings:
 
     sysfs: str = key("/sys", "Mount point of sysfs.")
     procfs: str = key("/proc", "Mount point of procfs.")
-    cgroup: str = key("/sys/fs/cgroup", "Mount point of the cgroup v2 hierarchy.")
+    cgroup: str = key(
+        "/sys/fs/cgroup", "Mount point of the cgroup v2 hierarchy, or of the folder with the cgroup v1 hierarchies."
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +77,21 @@ class PlacementSettings:
         'Memory binding where user.numa.memory is not set: "local" binds one-node placements, "bind" all, "none" none.',
     )
     reserved_cpus: str = key("", "CPUs kept for the host, in kernel list format; never given to an instance.")
+    vm_memory: Literal["keep", "migrate"] = key(
+        "keep",
+        'Memory that a VM has on other nodes than its placement: "keep" leaves it there, "migrate" moves it; what the '
+        "guest touches later still comes from where the server bound it at start.",
+    )
+    vm_record: Literal["once", "never"] = key(
+        "once",
+        'Whether volatile.cpu.nodes of a running VM is written, "once" for each placement; the server then restarts '
+        "QEMU at the guest's next reboot.",
+    )
+    restricted_record: Literal["none", "limits"] = key(
+        "none",
+        'Where a project forbids volatile.cpu.nodes: "none" sets CPUs and memory only, "limits" also writes the nodes '
+        "to limits.cpu.nodes, in the place of balanced.",
+    )
     load_weight: Weight = key(1.0, "Weight of the resulting load of the chosen nodes (0 to 1000).")
     distance_weight: Weight = key(
         0.1, "Weight of the mean distance between the chosen nodes, local distance being 1 (0 to 1000)."

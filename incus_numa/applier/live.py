@@ -1,4 +1,4 @@
-"""Changes the server's record and the kernel's cpusets. Used by the daemon and by `rebalance`."""
+"""Changes the server's record, the kernel's cpusets and threads. Used by the daemon and by `rebalance`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,18 @@ from functools import partial
 from incus_numa.applier.protocol import PageMover, Progress, Target, describe
 from incus_numa.errors import ForbiddenKeyError, GoneError, ReportError, RetryError
 from incus_numa.host.cgroup import CgroupFiles
-from incus_numa.model.plan import MovePages, Outcome, PatchNodes, Step, StepResult, WriteCpus, WriteMems
+from incus_numa.host.virtual import VirtualMachines
+from incus_numa.model.plan import (
+    MovePages,
+    Outcome,
+    PatchNodes,
+    PinThreads,
+    Step,
+    StepResult,
+    WriteCpus,
+    WriteMems,
+)
+from incus_numa.model.snapshot import Decided
 from incus_numa.quantities import render_bytes
 from incus_numa.server.protocol import Server
 
@@ -34,10 +45,18 @@ class LiveApplier:
     paces = True
 
     def __init__(
-        self, server: Server, cgroups: CgroupFiles, *, write_timeout_s: float, pages: PageMover, bytes_per_second: int
+        self,
+        server: Server,
+        cgroups: CgroupFiles,
+        vms: VirtualMachines,
+        *,
+        write_timeout_s: float,
+        pages: PageMover,
+        bytes_per_second: int,
     ) -> None:
         self._server = server
         self._cgroups = cgroups
+        self._vms = vms
         self._pages = pages
         self.write_timeout_s = write_timeout_s
         self.bytes_per_second = bytes_per_second
@@ -45,15 +64,15 @@ class LiveApplier:
         self._moves = asyncio.Semaphore(PARALLEL_MOVES)
 
     async def apply(self, target: Target, steps: Sequence[Step]) -> tuple[StepResult, ...]:
-        """Results of the steps that were tried; the decision is marked on the cgroup before anything is written.
+        """Results of the steps that were tried; the decision is marked before anything is written.
 
-        The record and the cgroup are written side by side; a step on the cgroup that fails ends those after it. Raises
-        ValueError for MovePages.
+        The record and the kernel's side are written side by side; a step of the kernel's side that fails ends those
+        after it. Raises ValueError for MovePages.
         """
         _refuse_memory(steps)
-        if target.group is not None and target.mark is not None:
+        if target.mark is not None:
             try:
-                self._cgroups.mark(target.group, target.mark)
+                self._mark(target, target.mark)
             except GoneError as error:
                 return tuple(StepResult(step=step, outcome=Outcome.GONE, detail=str(error)) for step in steps[:1])
         record = [step for step in steps if isinstance(step, PatchNodes)]
@@ -80,19 +99,30 @@ class LiveApplier:
     async def release(self, target: Target, steps: Sequence[Step]) -> tuple[StepResult, ...]:
         """Results of the steps; the mark goes away when all of them worked."""
         results = await self.apply(target, steps)
-        if target.group is not None and all(result.outcome is Outcome.DONE for result in results):
-            self._cgroups.unmark(target.group)
+        if all(result.outcome is Outcome.DONE for result in results):
+            if target.group is not None:
+                self._cgroups.unmark(target.group)
+            if target.process is not None:
+                self._vms.unmark(target.process)
         return results
+
+    def _mark(self, target: Target, mark: Decided) -> None:
+        """Keep a decision with what it is about. Raises GoneError."""
+        if target.group is not None:
+            self._cgroups.mark(target.group, mark)
+        if target.process is not None:
+            self._vms.mark(target.process, mark)
 
     async def move_pages(self, target: Target, step: MovePages, progress: Progress) -> StepResult:
         """Let memory follow slice by slice, as the protocol says. Cancellation ends it after the slice under way."""
-        if target.group is None:
+        owner = target.group if target.process is None else self._vms.folder(target.process)
+        if owner is None:
             return StepResult(step=step, outcome=Outcome.GONE, detail="no cgroup to find its processes by")
         async with self._moves:
             tally = _Tally()
             result = StepResult(step=step, outcome=Outcome.CUT)
             try:
-                outcome = await self._follow(self._pages.move(target.group, step), tally, progress)
+                outcome = await self._follow(self._pages.move(owner, step), tally, progress)
                 result = StepResult(step=step, outcome=outcome)
             except (GoneError, RetryError, ReportError) as error:
                 result = _failure(step, error)
@@ -180,6 +210,8 @@ class LiveApplier:
                 self._cgroups.write_cpus(target.group, step.cpus)
             elif isinstance(step, WriteMems) and target.group is not None:
                 self._cgroups.write_mems(target.group, step.mems)
+            elif isinstance(step, PinThreads) and target.process is not None:
+                self._vms.pin(target.process, target.vcpus, step.cpus, step.around)
         except (GoneError, RetryError, ReportError) as error:
             return _failure(step, error)
         return StepResult(step=step, outcome=Outcome.DONE)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, assert_never
 
+from incus_numa.host.virtual import Process
 from incus_numa.model.instance import InstanceKey
-from incus_numa.model.plan import MovePages, PatchNodes, Step, StepResult, WriteCpus, WriteMems
+from incus_numa.model.plan import MovePages, PatchNodes, PinThreads, Step, StepResult, WriteCpus, WriteMems
 from incus_numa.model.snapshot import Decided
 from incus_numa.quantities import render_bytes
 
@@ -20,8 +21,9 @@ Progress = Callable[[int], bool]
 class Target:
     """Where one instance's steps go.
 
-    `group` is its payload cgroup (None without one), `nodes_key` the server's key for the record of its nodes, `etag`
-    what its keys were read with, `mark` the decision to keep on the cgroup (None: it is there already).
+    `group` is its payload cgroup, `process` the QEMU of a virtual machine with so many `vcpus` (None without one),
+    `nodes_key` the server's key for the record of its nodes, `etag` what its keys were read with, `mark` the decision
+    to keep with cgroup or process (None: it is there already).
     """
 
     key: InstanceKey
@@ -29,10 +31,12 @@ class Target:
     nodes_key: str
     etag: str | None
     mark: Decided | None
+    process: Process | None = None
+    vcpus: int | None = None
 
 
 class PageMover(Protocol):
-    """Moves memory of the processes in a cgroup from node to node, slice by slice."""
+    """Moves memory of the processes in a cgroup, or of one process (`/proc/PID`), from node to node, slice by slice."""
 
     def move(self, group: Path, step: MovePages) -> Iterator[int]:
         """Each item is one slice of work that was done, aimed at 20 ms: the bytes that it moved, which can be 0.
@@ -84,6 +88,8 @@ def describe_change(step: Step) -> str:
             return f"cpuset.cpus={step.cpus} was={step.before or 'unset'}"
         case WriteMems():
             return f"cpuset.mems={step.mems or 'unset'} was={step.before or 'unset'}"
+        case PinThreads():
+            return f"vcpus={step.cpus} others={step.around} was={step.before or 'unknown'}"
         case MovePages():
             return f"memory={render_bytes(step.size_bytes)} from={step.sources} to={step.targets}"
     assert_never(step)

@@ -8,19 +8,27 @@ from pathlib import Path
 
 import click
 
-from incus_numa.cli import findings, output
-from incus_numa.cli.findings import Capacity, Finding, Severity
+from incus_numa.cli import output, running
+from incus_numa.cli.findings import host, instances, placed, server
+from incus_numa.cli.findings.finding import Finding, Kind, Severity, in_order
+from incus_numa.cli.findings.instances import Capacity, Ground
+from incus_numa.cli.findings.placed import Running
 from incus_numa.cli.main import EXIT_REFUSED
 from incus_numa.cli.options import common, formatted, load_settings, start_logging
 from incus_numa.cli.wiring import Session, cgroup_files, connect
-from incus_numa.errors import ReportError, UnreachableError
+from incus_numa.daemon.seen import Seen
+from incus_numa.errors import GoneError, ReportError, UnreachableError
+from incus_numa.host import features
+from incus_numa.host.features import KernelFeatures
+from incus_numa.model.instance import InstanceKey, InstanceType
+from incus_numa.model.machine import Machine
 from incus_numa.policy import planner
 from incus_numa.server import demand
-from incus_numa.server.protocol import ServerInfo, ServerInstance
+from incus_numa.server.protocol import Project, ServerInfo, ServerInstance
 from incus_numa.settings import Settings
 from incus_numa.topology import resources, sysfs
 
-COLUMNS = ("severity", "about", "finding")
+COLUMNS = ("severity", "about", "finding", "code", "do")
 
 
 @click.command()
@@ -33,16 +41,18 @@ def command(config_file: Path | None, log_level: str, output_format: str) -> int
     """
     start_logging(log_level)
     settings = load_settings(config_file)
-    machine = sysfs.read_machine(Path(settings.host.sysfs), Path(settings.host.procfs))
-    found = findings.check_host(machine, cgroup_files(settings).check(), is_root=os.geteuid() == 0)
-    found += findings.check_memory(settings, machine)
+    paths = settings.host
+    machine = sysfs.read_machine(Path(paths.sysfs), Path(paths.procfs))
+    kernel = features.read_features(Path(paths.sysfs), Path(paths.procfs), Path(paths.cgroup))
+    collected = host.check_host(machine, kernel, cgroup_files(settings).check(), is_root=os.geteuid() == 0)
+    collected += host.check_memory(settings, machine)
     unreachable: UnreachableError | None = None
     try:
-        found += asyncio.run(_check_server(settings))
+        collected += asyncio.run(_check_server(settings, kernel))
     except UnreachableError as error:
         unreachable = error
-    found.sort(key=lambda one: list(Severity).index(one.severity))
-    rows = [{"severity": one.severity.value, "about": one.about, "finding": one.text} for one in found]
+    found = in_order(collected)
+    rows = [_row(one) for one in found]
     output.emit(output_format, rows, rows, lambda: _print(found), columns=COLUMNS)
     if unreachable is not None:
         raise unreachable
@@ -51,20 +61,37 @@ def command(config_file: Path | None, log_level: str, output_format: str) -> int
     return EXIT_REFUSED if any(one.severity is not Severity.NOTE for one in found) else 0
 
 
-def _print(found: list[Finding]) -> None:
+def _row(one: Finding) -> output.Row:
+    values = (one.severity.value, one.about, one.text, one.kind.value, one.do)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def _print(found: tuple[Finding, ...]) -> None:
     if found:
-        output.write("\n".join(f"{one.severity.value:8} {one.about}: {one.text}" for one in found))
+        output.write("\n".join(f"{one.severity.value:8} {one.about}: {one}" for one in found))
 
 
-async def _check_server(settings: Settings) -> list[Finding]:
+async def _check_server(settings: Settings, kernel: KernelFeatures) -> list[Finding]:
     async with connect(settings) as session:
         listing = await session.server.list_instances()
-        found = [Finding(severity=Severity.WARNING, about="server", text=problem) for problem in listing.problems]
-        machine, capacity = session.world.machine, await _capacity(session)
-        for raw in sorted((one for one in listing.instances if _is_here(one, session.info)), key=lambda one: one.key):
-            instance = demand.instance_from(raw, machine, settings.placement)
-            found += findings.check_instance(raw, instance, session.info, machine, capacity)
-        return found + await _check_running(session)
+        others = filter(None, (session.found.passed_over,))
+        found = server.check_server(session.info, listing.problems, others)
+        here = {one.key: one for one in listing.instances if _is_here(one, session.info)}
+        forbidden = server.find_forbidden(session.info, await _projects(session), here.values())
+        found += server.check_projects(forbidden, here, settings.placement)
+        ground = Ground(info=session.info, machine=session.world.machine, capacity=await _capacity(session))
+        for raw in here.values():
+            instance = demand.instance_from(raw, ground.machine, settings.placement)
+            found += instances.check_instance(raw, instance, ground)
+        return found + await _check_running(session, kernel, forbidden, found)
+
+
+async def _projects(session: Session) -> tuple[Project, ...]:
+    """All projects; none where the server does not tell."""
+    try:
+        return await session.server.list_projects()
+    except (ReportError, GoneError):
+        return ()
 
 
 def _is_here(raw: ServerInstance, info: ServerInfo) -> bool:
@@ -72,15 +99,36 @@ def _is_here(raw: ServerInstance, info: ServerInfo) -> bool:
     return info.member is None or raw.location in (None, "", "none", info.member)
 
 
-async def _check_running(session: Session) -> list[Finding]:
-    await session.world.look_at_everything()
-    found, everybody = [], []
-    for seen in sorted(session.world.all_seen(), key=lambda one: one.instance.key):
-        actual = session.cgroups.effective_cpus(seen.group) if seen.group is not None else None
-        everybody.append((seen.instance, seen.observed))
-        found += findings.check_placed(seen.instance, seen.observed, actual, session.world.machine)
-    plan = planner.plan(session.world.snapshot(), session.settings.placement)
-    return found + findings.check_plan(plan) + findings.check_exclusive(plan, everybody)
+async def _check_running(
+    session: Session, kernel: KernelFeatures, forbidden: frozenset[InstanceKey], so_far: list[Finding]
+) -> list[Finding]:
+    world, settings = session.world, session.settings
+    await world.look_at_everything()
+    everybody = [_running(session, seen, forbidden) for seen in world.all_seen()]
+    plan = planner.plan(world.snapshot(), settings.placement)
+    places = {place.key for place in plan.placements}
+    placeable = [one.observed for one in everybody if one.instance.key in places]
+    found = host.check_daemon(running.find_daemon(settings.daemon), placeable)
+    found += host.check_balancing(kernel, world.machine, [one.observed for one in everybody])
+    for one in everybody:
+        found += _check_one(one, world.machine, settings)
+    told: dict[str, set[Kind]] = {}
+    for earlier in so_far:
+        told.setdefault(earlier.about, set()).add(earlier.kind)
+    found += placed.check_plan(plan, told)
+    return found + placed.check_exclusive(plan, [(one.instance, one.observed) for one in everybody])
+
+
+def _running(session: Session, seen: Seen, forbidden: frozenset[InstanceKey]) -> Running:
+    actual = session.cgroups.effective_cpus(seen.group) if seen.group is not None else None
+    is_forbidden = seen.instance.key in forbidden
+    return Running(instance=seen.instance, observed=seen.observed, actual=actual, is_forbidden=is_forbidden)
+
+
+def _check_one(one: Running, machine: Machine, settings: Settings) -> list[Finding]:
+    if one.instance.type is InstanceType.CONTAINER:
+        return placed.check_container(one, machine)
+    return placed.check_vm(one, machine, settings.placement)
 
 
 async def _capacity(session: Session) -> Capacity:

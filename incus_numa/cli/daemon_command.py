@@ -16,14 +16,13 @@ from incus_numa import __version__
 from incus_numa.cli import running
 from incus_numa.cli.fitting import load_for_host
 from incus_numa.cli.options import common_with, load_settings, start_logging
-from incus_numa.cli.wiring import cgroup_files, live_applier
+from incus_numa.cli.wiring import live_applier, make_world
 from incus_numa.daemon.notify import Notifier
-from incus_numa.daemon.observe import World
 from incus_numa.daemon.reconciler import Reconciler
 from incus_numa.daemon.service import Service
 from incus_numa.errors import ConfigError, UnreachableError
+from incus_numa.server import sockets
 from incus_numa.server.http_server import HttpServer
-from incus_numa.server.sockets import find_socket
 from incus_numa.settings import Settings, list_unused
 
 log = logging.getLogger(__name__)
@@ -52,14 +51,13 @@ async def serve(settings: Settings, config_file: Path | None) -> None:
     """Run until SIGTERM or SIGINT."""
     notifier = Notifier(os.environ)
     path, settings = await _wait_for_socket(settings, config_file, notifier)
-    cgroups = cgroup_files(settings)
-    for problem in (*list_unused(settings), *cgroups.check()):
-        log.warning("%s", problem)
     server = HttpServer(path, settings.server.timeout_s)
-    world = World(server, cgroups, settings.host, settings.placement, settings.memory)
+    world = make_world(server, settings)
+    for problem in (*list_unused(settings), *world.cgroups.check()):
+        log.warning("%s", problem)
     if len(world.machine.nodes) < 2:
         log.warning("this host has one node: CPUs are still placed, memory is not bound")
-    applier = live_applier(server, cgroups, settings)
+    applier = live_applier(world, settings)
     log.info(
         "incus-numa %s: %d nodes, %d CPUs, server %s",
         __version__,
@@ -84,13 +82,19 @@ async def _wait_for_socket(settings: Settings, config_file: Path | None, notifie
     said = ""
     while True:
         try:
-            return find_socket(settings.server.socket, os.environ).path, settings
+            product = sockets.parse_product(settings.server.product)
+            found = sockets.find_socket(settings.server.socket, os.environ, product=product)
         except UnreachableError as error:
             if said != str(error):
                 said = str(error)
                 log.warning("%s; looking again every %g s", error, SEARCH_S)
                 notifier.ready()
                 notifier.status("waiting for a server")
+        else:
+            choice = sockets.explain_choice(found)
+            if choice is not None:
+                log.info("%s", choice)
+            return found.path, settings
         notifier.alive()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SEARCH_S):

@@ -16,10 +16,9 @@ import click
 
 from incus_numa.cli import output, running
 from incus_numa.cli.options import common, formatted, load_settings, start_logging
-from incus_numa.cli.wiring import cgroup_files, live_applier
+from incus_numa.cli.wiring import live_applier, make_world
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.daemon.notify import Notifier
-from incus_numa.daemon.observe import World
 from incus_numa.daemon.reconciler import Reconciler
 from incus_numa.daemon.service import Service
 from incus_numa.errors import ReportError
@@ -133,9 +132,8 @@ def _settings(settings: Settings, simulator: Simulator, folder: Path) -> Setting
 
 def _service(settings: Settings) -> tuple[Service, Reconciler]:
     server = HttpServer(settings.server.socket, settings.server.timeout_s)
-    cgroups = cgroup_files(settings)
-    world = World(server, cgroups, settings.host, settings.placement, settings.memory)
-    applier = live_applier(server, cgroups, settings)
+    world = make_world(server, settings)
+    applier = live_applier(world, settings)
     reconciler = Reconciler(world, applier)
     service = Service(server, reconciler, settings, load_settings=lambda: settings, notifier=Notifier({}))
     return service, reconciler

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from incus_numa.applier.protocol import describe_change
-from incus_numa.cli import load_facts, output
+from incus_numa.cli import load_facts, output, vm_facts
 from incus_numa.cli.main import EXIT_REFUSED
 from incus_numa.cli.options import common, formatted, load_settings, look_s, start_logging, windowed
 from incus_numa.cli.survey import Survey, survey, whereabouts
@@ -18,9 +18,10 @@ from incus_numa.daemon import owners
 from incus_numa.daemon.journal import Journal
 from incus_numa.daemon.seen import Seen
 from incus_numa.errors import ReportError
-from incus_numa.model.instance import Instance, InstanceKey, InstanceType, Policy
+from incus_numa.model.devices import Device
+from incus_numa.model.instance import Instance, InstanceKey, Policy
 from incus_numa.model.plan import Placement, Proof, Rejection
-from incus_numa.policy import planner, scoring, steps
+from incus_numa.policy import planner, scoring
 from incus_numa.quantities import render_bytes
 from incus_numa.settings import PlacementSettings, Settings
 
@@ -77,9 +78,11 @@ def explain(found: Survey, seen: Seen, settings: Settings) -> dict[str, Any]:
         "group": instance.group,
         "avoid": list(instance.avoid),
         "device_nodes": str(instance.device_nodes) if instance.device_nodes else None,
+        "devices": [_device(one) for one in instance.devices],
         "has_nodes": str(observed.nodes) if observed.nodes else None,
         "has_cpus": str(observed.cpus) if observed.cpus else None,
         "has_mems": str(observed.mems) if observed.mems else None,
+        "vm": vm_facts.explain(seen, found.machine, settings.placement),
         "memory_by_node": None if memory is None else {str(node): size for node, size in memory.items() if size},
         "state": found.state(seen),
         "decision": _decision(found, answer),
@@ -87,10 +90,13 @@ def explain(found: Survey, seen: Seen, settings: Settings) -> dict[str, Any]:
         "placed_anew": _anew(anew),
         "proof": _proof(searched) if isinstance(searched, Placement) else None,
         "shared_with": _shared_with(found, answer),
-        "a_pass_would": [describe_change(step) for step in steps.diff_one(answer, observed, found.machine.memory_nodes)]
-        if isinstance(answer, Placement)
-        else [],
+        "a_pass_would": [describe_change(step) for step in found.steps.get(instance.key, ())],
     }
+
+
+def _device(device: Device) -> dict[str, Any]:
+    nodes = str(device.nodes) if device.nodes else None
+    return {"name": device.name, "hardware": device.what, "nodes": nodes, "note": device.note}
 
 
 def place_anew(found: Survey, seen: Seen, settings: PlacementSettings) -> Placement | Rejection | None:
@@ -175,8 +181,6 @@ def _why(answer: Placement | Rejection | None, instance: Instance) -> str:
         return answer.reason
     if isinstance(answer, Rejection):
         return f"refused, left as it is ({answer.reason.value}): {answer.detail}"
-    if instance.type is InstanceType.VIRTUAL_MACHINE:
-        return "not managed: this version counts virtual machines as load and does not place them"
     return "not managed: set limits.cpu.nodes=balanced (LXD: user.limits.cpu.nodes=balanced) to have it placed"
 
 
@@ -190,16 +194,17 @@ def _print(facts: dict[str, Any]) -> None:
         for name, text in (
             ("group", facts["group"]),
             ("avoids", ", ".join(facts["avoid"])),
-            ("devices", f"on {output.show_nodes(facts['device_nodes'])}" if facts["device_nodes"] else None),
         )
         if text
     ]
+    lines += _devices(facts)
     lines.append(("has", _has(facts)))
+    lines += vm_facts.lines(facts)
     if facts["memory_by_node"]:
         amounts = (f"{render_bytes(size)} on node {node}" for node, size in facts["memory_by_node"].items())
         lines.append(("memory", ", ".join(amounts)))
     if facts["decision"]:
-        lines += [("decision", _decided(facts["decision"])), ("node load", _loads(facts["decision"]["node_load"]))]
+        lines += [("decision", _decided(facts)), ("node load", _loads(facts["decision"]["node_load"]))]
     lines.append(("why", facts["why"]))
     if facts["placed_anew"]:
         lines.append(("placed anew", _where_anew(facts)))
@@ -226,6 +231,17 @@ def _needs(facts: dict[str, Any]) -> str:
     return f"{vcpus}{own}{pinned}{cores}, {memory}; {rules}"
 
 
+def _devices(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """A line for each device with its nodes, or why it has none."""
+    lines = []
+    for device in facts["devices"]:
+        note = device["note"] or ""
+        if device["nodes"]:
+            note = f"on {output.show_nodes(device['nodes'])}" + (f" ({note})" if note else "")
+        lines.append(("device", f"{device['name']}, {device['hardware']}: {note}"))
+    return lines
+
+
 def _where_anew(facts: dict[str, Any]) -> str:
     anew = facts["placed_anew"]
     if anew["nodes"] is None:
@@ -238,11 +254,14 @@ def _where_anew(facts: dict[str, Any]) -> str:
 def _has(facts: dict[str, Any]) -> str:
     mems = f"memory bound to {output.show_nodes(facts['has_mems'])}" if facts["has_mems"] else "memory not bound"
     nodes = output.show_nodes(facts["has_nodes"]) if facts["has_nodes"] else "no nodes recorded"
-    return f"{nodes}, CPUs {facts['has_cpus'] or 'not limited'}, {mems}"
+    return nodes if facts["vm"] else f"{nodes}, CPUs {facts['has_cpus'] or 'not limited'}, {mems}"
 
 
-def _decided(decision: dict[str, Any]) -> str:
-    mems = f"memory bound to {output.show_nodes(decision['mems'])}" if decision["mems"] else "memory not bound"
+def _decided(facts: dict[str, Any]) -> str:
+    decision = facts["decision"]
+    mems = "memory not bound"
+    if decision["mems"]:
+        mems = f"memory {'belongs on' if facts['vm'] else 'bound to'} {output.show_nodes(decision['mems'])}"
     distance = decision["mean_distance"]
     apart = "" if distance is None else f"; mean distance of its nodes {distance:.2f}"
     return f"{output.show_nodes(decision['nodes'])}, CPUs {decision['cpus']}, {mems}{apart}"

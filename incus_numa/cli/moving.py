@@ -12,7 +12,6 @@ from incus_numa.cli.wiring import Session
 from incus_numa.daemon.measuring import Measuring
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.plan import MovePages, Placement
-from incus_numa.policy import steps
 
 SMOOTHED = 0.5
 """Rates are smoothed over this part of a window, so that no part of it counts alone."""
@@ -66,5 +65,5 @@ class Watching:
         placement, seen = self._placements.get(key), self._world.get(key)
         if placement is None or seen is None:
             return None
-        todo = steps.diff_one(placement, seen.observed, self._world.machine.memory_nodes)
+        todo = self._world.diff(placement, seen)
         return next((one for one in todo if isinstance(one, MovePages)), None)

@@ -12,7 +12,7 @@ import click
 
 from incus_numa.applier.protocol import describe_change
 from incus_numa.cli import moving, output, summary
-from incus_numa.cli.findings import NO_CGROUP
+from incus_numa.cli.findings.placed import NO_CGROUP
 from incus_numa.cli.fitting import load_for_host, warn_of_unused
 from incus_numa.cli.main import EXIT_FAILED, EXIT_REFUSED
 from incus_numa.cli.moving import Watching

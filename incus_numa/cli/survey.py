@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from incus_numa.cli import moving
 from incus_numa.cli.wiring import Session, connect
 from incus_numa.daemon.seen import Seen
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.machine import Machine
-from incus_numa.model.plan import Placement, Plan, Rejection
+from incus_numa.model.plan import Placement, Plan, Rejection, Step
 from incus_numa.model.sample import InstanceRates, Rates
 from incus_numa.model.snapshot import Snapshot
-from incus_numa.policy import planner, steps
+from incus_numa.policy import planner
 from incus_numa.policy.desk import open_desk
 from incus_numa.policy.rebalance import measured as node_loads
 from incus_numa.server.protocol import Server
@@ -33,7 +33,8 @@ class Measured:
 class Survey:
     """What runs, what a pass would decide now, and the load of the nodes as things are.
 
-    `load_now` is committed load; `measured` is None where nothing was measured.
+    `steps` are those that a pass would take for each placement, `load_now` is committed load; `measured` is None where
+    nothing was measured.
     """
 
     machine: Machine
@@ -41,6 +42,7 @@ class Survey:
     snapshot: Snapshot
     plan: Plan
     load_now: Mapping[int, float]
+    steps: Mapping[InstanceKey, tuple[Step, ...]] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     measured: Measured | None = None
 
@@ -60,7 +62,7 @@ class Survey:
             return "unmanaged"
         if isinstance(answer, Rejection):
             return f"refused: {answer.reason.value}"
-        return "differs" if steps.diff_one(answer, seen.observed, self.machine.memory_nodes) else "placed"
+        return "differs" if self.steps.get(answer.key) else "placed"
 
     def load_cpus(self, key: InstanceKey) -> float | None:
         """CPUs that an instance keeps busy, and would if nobody else wanted them; None when unknown."""
@@ -93,9 +95,11 @@ async def survey(settings: Settings, window_s: float = 0.0) -> Survey:
         snapshot = session.world.snapshot()
         plan = planner.plan(snapshot, settings.placement)
         nothing = planner.plan(snapshot, settings.placement, only=frozenset())
+        seen = {one.instance.key: one for one in session.world.all_seen()}
         return Survey(
+            steps={one.key: session.world.diff(one, seen[one.key]) for one in plan.placements if one.key in seen},
             machine=snapshot.machine,
-            seen=tuple(sorted(session.world.all_seen(), key=lambda seen: seen.instance.key)),
+            seen=tuple(seen[key] for key in sorted(seen)),
             measured=await _measure(session, window_s) if window_s else None,
             snapshot=snapshot,
             plan=plan,

@@ -158,10 +158,11 @@ class Balancing:
         """
         async with asyncio.TaskGroup() as group:
             while True:
-                self._changed.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._settings.interval_s):
                         await self._changed.wait()
+                # What changed during the last look is not waited out.
+                self._changed.clear()
                 if not self._settings.enabled:
                     self._measuring.forget()
                 elif is_ready():

@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from incus_numa.model.devices import Found
 from incus_numa.model.machine import Machine
 from incus_numa.policy import reservations
+from incus_numa.server import devices
+from incus_numa.server.protocol import ServerInstance
 from incus_numa.settings import HostSettings, MemorySettings
-from incus_numa.topology import fingerprint, resources, sysfs
+from incus_numa.topology import fingerprint, reported, resources, sysfs
+from incus_numa.topology.devices import DeviceFinder
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +30,7 @@ class Hardware:
         self._machine: Machine | None = None
         self._resources: bytes | None = None
         self._fingerprint: tuple[str, ...] = ()
+        self._devices = DeviceFinder(Path(host.sysfs))
 
     @property
     def machine(self) -> Machine:
@@ -35,7 +40,7 @@ class Hardware:
     def look(self) -> bool:
         """Read the machine again if its CPUs or nodes changed; says whether they did."""
         before = self._machine
-        if before is not None and fingerprint.read_fingerprint(Path(self._host.sysfs)) == self._fingerprint:
+        if before is not None and self._read_fingerprint() == self._fingerprint:
             return False
         self._read()
         return before is not None
@@ -43,11 +48,17 @@ class Hardware:
     def use_resources(self, body: bytes) -> None:
         """Merge what the server says of the machine from now on. Raises ReportError if it makes no sense."""
         self._resources = body
+        self._devices.use_reported(reported.parse_reported(body))
         self._read()
 
     def forget_resources(self) -> None:
         """Leave out what the server says."""
         self._resources = None
+        self._devices.use_reported({})
+
+    def find_devices(self, raw: ServerInstance) -> Found:
+        """What the instance's devices are on the host. Each is looked up once for every reading of the machine."""
+        return self._devices.find(devices.list_wanted(raw).values())
 
     def check_memory(self, memory: MemorySettings) -> tuple[str, ...]:
         """Reservations that the machine as it is now cannot keep, one sentence each."""
@@ -59,12 +70,16 @@ class Hardware:
         self._read()
 
     def _read(self) -> Machine:
-        self._fingerprint = fingerprint.read_fingerprint(Path(self._host.sysfs))
+        self._devices.forget()
+        self._fingerprint = self._read_fingerprint()
         found = self._look_at_machine()
         for warning in found.warnings:
             log.debug("%s", warning)
         self._machine = self._reserve(found)
         return self._machine
+
+    def _read_fingerprint(self) -> tuple[str, ...]:
+        return fingerprint.read_fingerprint(Path(self._host.sysfs), Path(self._host.procfs))
 
     def _look_at_machine(self) -> Machine:
         found = sysfs.read_machine(Path(self._host.sysfs), Path(self._host.procfs))

@@ -6,19 +6,20 @@ What is measured is noted in the world, so that everything planned from then on 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from incus_numa.daemon.observe import World
-from incus_numa.daemon.seen import Seen
-from incus_numa.errors import GoneError, ReportError, RetryError, UnreachableError
 from incus_numa.host.sampler import Sampler
 from incus_numa.model.instance import InstanceKey, InstanceType
 from incus_numa.model.load import Load
 from incus_numa.model.sample import InstanceSample, Rates, Sample
 from incus_numa.policy import rates
 from incus_numa.settings import HostSettings
+
+log = logging.getLogger(__name__)
 
 TOGETHER = 25
 """So many containers are sampled in one go: sampling a thousand takes long enough to hold up a start, and where a
@@ -33,10 +34,9 @@ class Measuring:
 
     def __init__(self, world: World, host: HostSettings, time_constant_s: float) -> None:
         self._world = world
-        self._sampler = Sampler(Path(host.procfs), Path(host.sysfs))
+        self._sampler = Sampler(Path(host.procfs), Path(host.sysfs), world.cgroups.counters)
         self.time_constant_s = time_constant_s
         self.rates: Rates | None = None
-        self._pids: dict[InstanceKey, int] = {}
 
     @property
     def load(self) -> Load:
@@ -49,7 +49,8 @@ class Measuring:
         for count, seen in enumerate(self._world.all_seen()):
             if count % TOGETHER == TOGETHER - 1 or seen.instance.type is InstanceType.VIRTUAL_MACHINE:
                 await asyncio.sleep(0)
-            sampled[seen.instance.key] = await self._sample(seen)
+            pid = None if seen.process is None else seen.process.pid
+            sampled[seen.instance.key] = self._sampler.sample_instance(seen.group, pid)
         machine = self._world.machine
         nodes = self._sampler.sample_nodes({node.id: node.cpus for node in machine.nodes})
         sample = Sample(at_s=time.monotonic(), instances=sampled, nodes=nodes)
@@ -57,7 +58,6 @@ class Measuring:
         self.rates = await asyncio.to_thread(
             rates.smooth, self.rates, sample, self._world.snapshot(), self.time_constant_s
         )
-        self._pids = {key: pid for key, pid in self._pids.items() if key in sampled}
         self._world.note_load(
             self.load, {key: one.memory_by_node for key, one in sampled.items() if one.memory_by_node is not None}
         )
@@ -67,6 +67,7 @@ class Measuring:
         if self.rates is not None:
             self.rates = None
             self._world.note_load(Load(), {})
+            log.debug("load is measured no more")
 
     async def watch(self, seconds: float, progress: Callable[[float], None]) -> None:
         """Sample for so long; `progress` is told the part of it that is over."""
@@ -76,24 +77,3 @@ class Measuring:
             await asyncio.sleep(max(0.0, began + seconds * look / LOOKS - time.monotonic()))
             await self.take()
             progress(look / LOOKS)
-
-    async def _sample(self, seen: Seen) -> InstanceSample:
-        if seen.instance.type is InstanceType.CONTAINER:
-            return self._sampler.sample_instance(seen.group)
-        key = seen.instance.key
-        if key not in self._pids:
-            pid = await self._pid(key)
-            if pid is None:
-                return InstanceSample(at_s=time.monotonic())
-            self._pids[key] = pid
-        found = self._sampler.sample_instance(None, self._pids[key])
-        if found.cpu_s is None:
-            # It was started again as another process.
-            del self._pids[key]
-        return found
-
-    async def _pid(self, key: InstanceKey) -> int | None:
-        try:
-            return await self._world.server.get_pid(key)
-        except (GoneError, ReportError, RetryError, UnreachableError):
-            return None

@@ -10,22 +10,23 @@ import itertools
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import assert_never
 
 from incus_numa.daemon.hardware import KEEP_NOTHING, Hardware
+from incus_numa.daemon.payloads import Payload, Payloads
 from incus_numa.daemon.seen import Seen, moved
-from incus_numa.errors import GoneError, ReportError, RetryError
+from incus_numa.errors import GoneError, ReportError
 from incus_numa.host.cgroup import CgroupFiles
+from incus_numa.host.virtual import VirtualMachines
 from incus_numa.model.instance import Instance, InstanceKey, InstanceType
 from incus_numa.model.load import Load
 from incus_numa.model.machine import Machine
-from incus_numa.model.plan import MovePages, PatchNodes, Plan, Step, WriteCpus, WriteMems
-from incus_numa.model.snapshot import NOTHING, Decided, Observed, Snapshot
-from incus_numa.policy import planner
+from incus_numa.model.plan import MovePages, PatchNodes, PinThreads, Placement, Plan, Step, WriteCpus, WriteMems
+from incus_numa.model.snapshot import Decided, Snapshot
+from incus_numa.policy import planner, steps
 from incus_numa.policy.desk import Standing
 from incus_numa.server import demand
-from incus_numa.server.protocol import Product, Server, ServerInfo, ServerInstance
+from incus_numa.server.protocol import Server, ServerInfo, ServerInstance
 from incus_numa.settings import HostSettings, MemorySettings, PlacementSettings
 
 log = logging.getLogger(__name__)
@@ -38,17 +39,21 @@ class World:
         self,
         server: Server,
         cgroups: CgroupFiles,
+        vms: VirtualMachines,
+        *,
         host: HostSettings,
         placement: PlacementSettings,
         memory: MemorySettings = KEEP_NOTHING,
     ) -> None:
         self.server = server
         self.cgroups = cgroups
+        self.vms = vms
+        self._payloads = Payloads(server, cgroups, vms)
         self._placement = placement
         self._hardware = Hardware(host, memory)
         self.problems: tuple[str, ...] = ()
         self.member: str | None = None
-        self.nodes_key = demand.nodes_key(Product.INCUS)
+        self.nodes_key: str | None = demand.VOLATILE_NODES
         self._seen: dict[InstanceKey, Seen] = {}
         self._managed: dict[InstanceKey, None] = {}
         self._stopping: set[InstanceKey] = set()
@@ -61,7 +66,7 @@ class World:
     @property
     def record_moves_cpus(self) -> bool:
         """Whether the server rewrites cpusets when the record is written, as LXD does."""
-        return self.nodes_key != demand.VOLATILE_NODES
+        return self.nodes_key == demand.LIMIT_NODES
 
     @property
     def placement(self) -> PlacementSettings:
@@ -83,7 +88,7 @@ class World:
     async def greet(self, info: ServerInfo) -> None:
         """Note who the server is, and merge what only it knows of the machine; what it cannot say is left out."""
         self.member = info.member
-        self.nodes_key = demand.nodes_key(info.product)
+        self.nodes_key = demand.nodes_key(info)
         try:
             self._hardware.use_resources(await self.server.get_resources())
             self._standing = None
@@ -146,12 +151,30 @@ class World:
             if len(set(known)) > 1:
                 self._standing.see(self._counted(seen.instance), seen.observed, load)
 
-    def look_at_memory(self, key: InstanceKey) -> None:
+    async def look_at_memory(self, key: InstanceKey) -> None:
         """Read where an instance has its memory."""
         seen = self._seen.get(key)
-        if seen is not None and seen.group is not None:
-            memory = self._pages(seen.group)
-            self._seen[key] = replace(seen, observed=replace(seen.observed, memory=memory))
+        if seen is None:
+            return
+        memory = await self._payloads.read_memory(seen)
+        now = self._seen.get(key)
+        if now is not None and (now.group, now.process) == (seen.group, seen.process):
+            self._seen[key] = replace(now, observed=replace(now.observed, memory=memory))
+
+    def read_mark(self, seen: Seen) -> Decided | None:
+        """The decision that is kept with an instance, None without one."""
+        return self._payloads.read_mark(seen)
+
+    def diff(self, placement: Placement, seen: Seen) -> tuple[Step, ...]:
+        """The steps that lead an instance to a placement."""
+        if seen.instance.type is InstanceType.CONTAINER:
+            found = steps.diff_one(placement, seen.observed, self.machine.memory_nodes)
+            has_record = seen.record is not None
+        else:
+            found = steps.diff_vm(placement, seen.observed, self.machine, migrates=not seen.instance.memory_stays)
+            # A list in limits.cpu.nodes is read at the next start of a virtual machine only, and would end balancing.
+            has_record = seen.record == demand.VOLATILE_NODES and self._placement.vm_record == "once"
+        return tuple(step for step in found if has_record or not isinstance(step, PatchNodes))
 
     def get(self, key: InstanceKey) -> Seen | None:
         """One running instance as last seen, None if none was."""
@@ -203,20 +226,19 @@ class World:
         return await self._take(raw, turn)
 
     def look_at_cgroup(self, key: InstanceKey, *, memory: bool = True) -> Seen | None:
-        """Read one instance's cgroup again, without `memory` only its CPUs; None if it is gone."""
+        """Read one instance's cgroup or threads again, without `memory` only its CPUs; None if it is gone."""
         seen = self._seen.get(key)
-        if seen is None or seen.group is None:
+        if seen is None:
             return seen
         try:
-            cpus = self.cgroups.read_cpus(seen.group)
-            mems = self.cgroups.read_mems(seen.group) if memory else seen.observed.mems
+            observed = self._payloads.observe_again(seen, memory=memory)
         except GoneError:
             return None
         except ReportError as error:
-            log.debug("instance=%s cgroup not read: %s", key, error)
+            log.debug("instance=%s not read: %s", key, error)
             return seen
-        if (cpus, mems) != (seen.observed.cpus, seen.observed.mems):
-            seen = replace(seen, observed=replace(seen.observed, cpus=cpus, mems=mems))
+        if observed != seen.observed:
+            seen = replace(seen, observed=observed)
             self._remember(key, seen)
         return seen
 
@@ -279,8 +301,12 @@ class World:
                 now = replace(seen, observed=replace(seen.observed, cpus=step.cpus))
             case WriteMems():
                 now = replace(seen, observed=replace(seen.observed, mems=step.mems))
+            case PinThreads():
+                found = None if seen.observed.cpus is None else step.cpus
+                now = replace(seen, observed=replace(seen.observed, cpus=found, around=step.around, even=True))
             case MovePages():
-                now = replace(seen, observed=replace(seen.observed, memory=self._pages(seen.group)))
+                # Where its memory is now is read by whoever waited for it.
+                now = seen
             case _:
                 assert_never(step)
         self._remember(step.key, now)
@@ -293,42 +319,54 @@ class World:
         if not raw.running or elsewhere:
             self._note_gone(raw.key, turn)
             return None
-        group = await self._group(raw) if raw.type is InstanceType.CONTAINER else None
+        payload = await self._payloads.find(raw, self._seen.get(raw.key))
         if self._is_newer(raw.key, turn):
             return self._seen.get(raw.key)
         try:
-            if group is None and (raw.key in self._stopping or self._had_group(raw.key)):
-                raise GoneError(f"the cgroup of {raw.key} no longer exists")
-            observed, problem = self._observe(raw, group)
+            if not payload and (raw.key in self._stopping or self._had_payload(raw.key)):
+                raise GoneError(f"{raw.key} has no processes any more")
+            seen = self._see(raw, payload, turn)
         except GoneError:
             # The server calls it running for a while after its cgroup is gone, and a write to its record now would
             # hold up what its user wants of it.
             self._note_gone(raw.key, turn)
             self._stopping.add(raw.key)
             return None
+        self._stopping.discard(raw.key)
+        self._remember(raw.key, seen)
+        return seen
+
+    def _see(self, raw: ServerInstance, payload: Payload, turn: int) -> Seen:
+        """What is seen of an instance. Raises GoneError."""
+        usage = None if raw.config.get("limits.memory") else self._payloads.read_usage(payload)
+        raw = raw if usage is None else replace(raw, memory_usage=usage)
+        instance = demand.instance_from(raw, self.machine, self._placement, self._hardware.find_devices(raw))
+        observed, problem = self._payloads.observe(raw, instance, payload)
         marked = observed.decided
-        if group is not None and problem is None and not raw.config.get("limits.memory"):
-            usage = self.cgroups.memory_usage(group)
-            raw = raw if usage is None else replace(raw, memory_usage=usage)
-        instance = demand.instance_from(raw, self.machine, self._placement)
-        if raw.type is InstanceType.VIRTUAL_MACHINE:
-            # Threads of virtual machines are not handled yet: the server's own choice counts as load.
-            instance = replace(instance, managed=False)
-        if not instance.managed:
-            # What was decided while it was managed says nothing about where it is now.
+        if not instance.managed or self._was_pinned(instance):
+            # What was decided while it was managed, or for CPUs that it listed, says nothing about where it is now.
             observed = replace(observed, decided=None)
-        seen = Seen(
+        if instance.memory_stays and observed.bound and not self.machine.memory_nodes <= observed.bound:
+            # All that the guest touches comes from there for as long as it runs: like a device that it uses.
+            instance = replace(instance, device_nodes=instance.device_nodes | observed.bound)
+        return Seen(
             instance=instance,
             observed=observed,
-            group=group,
+            group=payload.group,
+            process=payload.process,
             marked=marked,
             etag=raw.etag,
             turn=turn,
             problem=problem,
+            record=demand.record_key(raw, self.nodes_key),
+            opted_in=demand.has_opted_in(raw),
         )
-        self._stopping.discard(raw.key)
-        self._remember(raw.key, seen)
-        return seen
+
+    def _was_pinned(self, instance: Instance) -> bool:
+        """Whether a list of CPUs that the instance had when it was last seen is gone."""
+        known = self._seen.get(instance.key)
+        before = None if known is None else known.instance.demand.pinned_cpus
+        return before is not None and instance.demand.pinned_cpus is None
 
     def _is_newer(self, key: InstanceKey, turn: int) -> bool:
         """Whether a look that began later than this one has told about the instance already."""
@@ -352,44 +390,11 @@ class World:
                 self._standing.see(self._counted(seen.instance), seen.observed, self._load)
         return self._standing
 
-    async def _group(self, raw: ServerInstance) -> Path | None:
-        known = self._seen.get(raw.key)
-        if known is not None and known.group is not None and self.cgroups.is_live(known.group):
-            return known.group
-        group = self.cgroups.find(raw.key)
-        if group is None:
-            pid = raw.pid if raw.pid is not None else await self._pid(raw.key)
-            group = self.cgroups.find_by_pid(raw.key, pid) if pid else None
-        return group
-
     def _note_gone(self, key: InstanceKey, turn: int) -> None:
         self.forget(key)
         self._stopping.discard(key)
         self._gone[key] = turn
 
-    def _had_group(self, key: InstanceKey) -> bool:
+    def _had_payload(self, key: InstanceKey) -> bool:
         known = self._seen.get(key)
-        return known is not None and known.group is not None
-
-    async def _pid(self, key: InstanceKey) -> int | None:
-        try:
-            return await self.server.get_pid(key)
-        except (GoneError, ReportError, RetryError):
-            return None
-
-    def _observe(self, raw: ServerInstance, group: Path | None) -> tuple[Observed, str | None]:
-        """What the instance has, and why its cgroup could not be read. Raises GoneError."""
-        nodes = demand.nodes_from(raw)
-        if group is None:
-            container = raw.type is InstanceType.CONTAINER
-            return replace(NOTHING, nodes=nodes), "it has no cgroup with cpuset files" if container else None
-        try:
-            state = self.cgroups.read(group)
-        except ReportError as error:
-            log.debug("instance=%s cgroup not read: %s", raw.key, error)
-            return replace(NOTHING, nodes=nodes), str(error)
-        memory = self._pages(group)
-        return Observed(nodes=nodes, cpus=state.cpus, mems=state.mems, decided=state.decided, memory=memory), None
-
-    def _pages(self, group: Path | None) -> Mapping[int, int] | None:
-        return None if group is None else self.cgroups.memory_by_node(group)
+        return known is not None and (known.group is not None or known.process is not None)

@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from incus_numa.host.virtual import Process
 from incus_numa.model.instance import Instance
 from incus_numa.model.snapshot import Decided, Observed
+from incus_numa.server.demand import VOLATILE_NODES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
     """One running instance as last seen.
 
-    `marked` is the decision that is kept on its cgroup, `etag` is None when it was seen in a listing, `turn` orders the
-    looks. `problem` says why its cgroup could not be read, None when it could.
+    `group` is the payload cgroup of a container, `process` the QEMU of a virtual machine; None where it was not found.
+    `marked` is the decision that is kept with it, `etag` is None when it was seen in a listing, `turn` orders the
+    looks. `problem` says why cgroup or threads could not be read, None when they could. `record` is the server's key
+    for its nodes (None: there is none), `opted_in` says that it is ours whatever `limits.cpu.nodes` is.
     """
 
     instance: Instance
@@ -24,6 +28,9 @@ class Seen:
     etag: str | None
     turn: int
     problem: str | None = None
+    process: Process | None = None
+    record: str | None = VOLATILE_NODES
+    opted_in: bool = False
 
 
 def moved(before: Seen, now: Seen) -> bool:

@@ -18,14 +18,16 @@ from typing import Any
 
 from incus_numa.daemon.balancing import Balancing, smoothing_s
 from incus_numa.daemon.journal import Journal
+from incus_numa.daemon.listening import Listening
 from incus_numa.daemon.measuring import Measuring
 from incus_numa.daemon.notify import Notifier
 from incus_numa.daemon.reconciler import Reconciler
-from incus_numa.daemon.triggers import SHUFFLING, STARTS, Triggers, Verification, concerns
+from incus_numa.daemon.triggers import Triggers
 from incus_numa.errors import ConfigError, IncusNumaError, UnreachableError
 from incus_numa.host.watch import CpusetWatch
 from incus_numa.model.instance import InstanceKey
-from incus_numa.server.protocol import Connected, Event, Server
+from incus_numa.model.machine import Machine
+from incus_numa.server.protocol import Server
 from incus_numa.settings import Settings, list_unused
 
 log = logging.getLogger(__name__)
@@ -48,9 +50,6 @@ starts."""
 
 HELD_S = 0.05
 """When to compare a cpuset again that could not be put right because a pass was at work on its instance."""
-
-SWEEP_REST_S = 0.002
-"""Pause after a verification of all cpusets, for each of them: keeps it to about a twentieth of a core."""
 
 FIXED = "[server], [host], daemon.write_timeout_s, daemon.run_dir, rebalance.bytes_per_second and rebalance.journal"
 """What cannot be changed while the service runs."""
@@ -79,8 +78,7 @@ class Service:
         self._load_settings = load_settings
         self._notifier = notifier
         self._triggers = Triggers()
-        self._verification = Verification(settings.daemon.verify_s)
-        self._verify_wake = asyncio.Event()
+        self._listening = Listening(server, reconciler, self._triggers, settings.daemon.verify_s)
         self._watch = CpusetWatch()
         self._stopping = asyncio.Event()
         self._reloaded = asyncio.Event()
@@ -94,10 +92,14 @@ class Service:
         self._drift_wake = asyncio.Event()
         self._skipped: set[InstanceKey] = set()
         self._machine_seen = float("-inf")
-        self._connected = False
         measuring = Measuring(self._world, settings.host, smoothing_s(settings.rebalance))
         journal = Journal(Path(settings.rebalance.journal))
         self._balancing = Balancing(reconciler, measuring, journal, settings.rebalance)
+
+    @property
+    def machine(self) -> Machine:
+        """The machine as last read."""
+        return self._world.machine
 
     async def run(self) -> None:
         """Work until `stop` or SIGTERM. Instances keep what they have afterwards."""
@@ -156,7 +158,7 @@ class Service:
             self._world.use_placement(settings.placement)
             self._world.use_memory(settings.memory)
             self._balancing.use(settings.rebalance)
-            self._verification.delays_s = tuple(sorted(settings.daemon.verify_s))
+            self._listening.use(settings.daemon.verify_s)
             self._reconciler.forget_refusals()
             self._triggers.look_at_everything()
             log.info("settings reloaded")
@@ -164,59 +166,19 @@ class Service:
 
     def _tasks(self, group: asyncio.TaskGroup) -> dict[str, Coroutine[Any, Any, None]]:
         tasks = {
-            "events": self._follow_events(),
+            "events": self._listening.follow(),
             "resync": self._resync(),
-            "verify": self._verify(),
+            "verify": self._listening.verify(),
             "machine": self._watch_machine(),
             "inotify": self._follow_cpusets(),
             "drift": self._put_right(),
             "dispatch": self._dispatch(group),
-            "balance": self._balancing.run(self._guarded, lambda: self._connected),
+            "balance": self._balancing.run(self._guarded, lambda: self._listening.connected),
             "memory": self._balancing.follow_left_memory(self._guarded),
         }
         if self._notifier.watchdog_s is not None:
             tasks["watchdog"] = self._keep_alive(self._notifier.watchdog_s / 2)
         return tasks
-
-    async def _follow_events(self) -> None:
-        """Events become hints. After every connection everything is looked at, as events may have been missed."""
-        async for event in self._server.watch_events():
-            if isinstance(event, Connected):
-                await self._greet()
-                self._expect_shuffle()
-            elif concerns(event):
-                self._take_event(event)
-
-    async def _greet(self) -> None:
-        try:
-            await self._world.greet(await self._server.get_info())
-        except IncusNumaError as error:
-            log.warning("the server's description was not read: %s", error)
-        self._connected = True
-        self._reconciler.forget_own_updates()
-        self._triggers.look_at_everything()
-
-    def _take_event(self, event: Event) -> None:
-        key = event.key
-        if key is None or (
-            self._world.member is not None and event.location not in (None, "", "none", self._world.member)
-        ):
-            return
-        if event.action in SHUFFLING and event.action != "instance-updated":
-            self._expect_shuffle()
-        if event.action == "instance-updated":
-            own = self._reconciler.is_own_update(key)
-            if not own or self._world.record_moves_cpus:
-                self._expect_shuffle()
-            if own:
-                return
-        if event.action == "instance-deleted":
-            self._watch.remove(key)
-        self._triggers.look_at(key, starting=event.action in STARTS)
-
-    def _expect_shuffle(self) -> None:
-        self._verification.happened(asyncio.get_running_loop().time())
-        self._verify_wake.set()
 
     async def _resync(self) -> None:
         while True:
@@ -225,22 +187,8 @@ class Service:
                 async with asyncio.timeout(self._settings.daemon.resync_s):
                     await self._reloaded.wait()
             except TimeoutError:
-                if self._connected:
+                if self._listening.connected:
                     self._triggers.look_at_everything()
-
-    async def _verify(self) -> None:
-        """Read the cpusets of all managed instances some time after an event that makes the server rewrite them."""
-        loop = asyncio.get_running_loop()
-        while True:
-            due = self._verification.next_due()
-            self._verify_wake.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if due is None else max(0.0, due - loop.time())):
-                    await self._verify_wake.wait()
-            if self._verification.take(loop.time()):
-                managed = self._world.managed()
-                self._triggers.look_at_cgroups(managed)
-                await asyncio.sleep(len(managed) * SWEEP_REST_S)
 
     async def _watch_machine(self) -> None:
         while True:
@@ -256,7 +204,7 @@ class Service:
         if not self._world.read_machine():
             return False
         log.info("the machine changed: online CPUs are %s", self._world.machine.online)
-        self._expect_shuffle()
+        self._listening.expect_shuffle()
         self._triggers.look_at_everything()
         return True
 

@@ -18,11 +18,22 @@ from incus_numa.applier.protocol import Applier, Progress, Target
 from incus_numa.cpuset import NodeSet
 from incus_numa.daemon.decisions import Decisions, decided_of
 from incus_numa.daemon.observe import World
+from incus_numa.daemon.recording import Recording
 from incus_numa.daemon.said import Said
 from incus_numa.daemon.seen import Seen
 from incus_numa.errors import ReportError, RetryError
 from incus_numa.model.instance import InstanceKey
-from incus_numa.model.plan import MovePages, Outcome, PatchNodes, Placement, Step, StepResult, WriteCpus, WriteMems
+from incus_numa.model.plan import (
+    MovePages,
+    Outcome,
+    PatchNodes,
+    PinThreads,
+    Placement,
+    Step,
+    StepResult,
+    WriteCpus,
+    WriteMems,
+)
 from incus_numa.model.snapshot import Decided
 from incus_numa.policy import steps
 from incus_numa.server.retrying import retrying
@@ -49,7 +60,7 @@ class Settling:
         self._said = said
         # A lock lives as long as somebody holds it or waits for it.
         self._locks: WeakValueDictionary[InstanceKey, asyncio.Lock] = WeakValueDictionary()
-        self._forbidden: set[InstanceKey] = set()
+        self._recording = Recording(world)
         self._held: set[InstanceKey] = set()
         self._own_updates: dict[InstanceKey, float] = {}
         self._waiting: dict[InstanceKey, Placement] = {}
@@ -64,9 +75,9 @@ class Settling:
 
     def todo(self, placement: Placement, seen: Seen) -> tuple[Step, ...]:
         """The steps that lead an instance to its placement, but those that were found not to be possible."""
-        found = steps.diff_one(placement, seen.observed, self._world.machine.memory_nodes)
+        found = self._world.diff(placement, seen)
         followed = self._has_followed(placement)
-        forbidden = placement.key in self._forbidden
+        forbidden = not self._recording.may_write(seen, placement.nodes)
         return tuple(
             step
             for step in found
@@ -131,6 +142,8 @@ class Settling:
         busy = [result.detail for result in results if result.outcome is Outcome.BUSY]
         if busy:
             raise RetryError(busy[0])
+        if any(result.outcome is Outcome.FORBIDDEN for result in results) and self._recording.key_of(seen) is not None:
+            raise RetryError("the record goes to another key")
         return results
 
     def _now(self, placement: Placement, todo: tuple[Step, ...]) -> tuple[Step, ...]:
@@ -153,11 +166,11 @@ class Settling:
         Stops when the instance is given another place, or `progress` says so. Raises UnreachableError.
         """
         placement = self._waiting.pop(key, None)
-        self._world.look_at_memory(key)
+        await self._world.look_at_memory(key)
         seen = self._world.get(key)
         if placement is None or seen is None or not self._is_still(placement):
             return ()
-        found = steps.diff_one(placement, seen.observed, self._world.machine.memory_nodes)
+        found = self._world.diff(placement, seen)
         step = next((step for step in found if isinstance(step, MovePages)), None)
         results: tuple[StepResult, ...] = ()
         if step is not None:
@@ -166,6 +179,7 @@ class Settling:
             )
             results = (result,)
             self._take_in(key, results)
+            await self._world.look_at_memory(key)
             if result.outcome in (Outcome.CUT, Outcome.GONE):
                 return results
         # What could not be moved in slices is moved by the kernel when the binding is narrowed.
@@ -225,9 +239,9 @@ class Settling:
     def was_decided_by_another(self, key: InstanceKey) -> bool:
         """Whether the mark on the cgroup is not our decision: a command has moved the instance. Reads the cgroup."""
         placement, seen = self._decisions.get(key), self._world.get(key)
-        if placement is None or seen is None or seen.group is None:
+        if placement is None or seen is None:
             return False
-        marked = self._world.cgroups.read_mark(seen.group)
+        marked = self._world.read_mark(seen)
         return marked is not None and marked not in (decided_of(placement), seen.marked)
 
     def take_held(self) -> frozenset[InstanceKey]:
@@ -243,8 +257,10 @@ class Settling:
         if seen is None or seen.instance.managed or seen.marked is None:
             return ()
         bound = seen.observed.mems or NodeSet()
+        # The server would not touch the threads of a virtual machine before its next start.
+        wide = self._widening(seen) if seen.process is not None else ()
         # What is bound elsewhere is not ours; in the middle of a move the nodes that are left are still there.
-        return await self._release(seen, unbind=bool(bound & seen.marked.nodes), first=())
+        return await self._release(seen, unbind=bool(bound & seen.marked.nodes), first=wide)
 
     async def release(self, key: InstanceKey) -> tuple[StepResult, ...]:
         """Hand an instance back, managed or not: all online CPUs, memory anywhere, no decision. Its lock is held."""
@@ -252,18 +268,29 @@ class Settling:
         seen = self._world.get(key)
         if seen is None or seen.marked is None:
             return ()
-        online = self._world.machine.online
-        has = seen.observed.cpus
-        wide = (WriteCpus(key=key, cpus=online, before=has),) if has and has != online else ()
+        wide = self._widening(seen)
         bound = seen.observed.mems
         is_bound = bound is not None and bound != NodeSet() and not self._world.machine.memory_nodes <= bound
         return await self._release(seen, unbind=is_bound, first=wide)
+
+    def _widening(self, seen: Seen) -> tuple[Step, ...]:
+        """The step that gives an instance all online CPUs; none where it has them."""
+        key, online, has = seen.instance.key, self._world.machine.online, seen.observed.cpus
+        if seen.process is None:
+            return (WriteCpus(key=key, cpus=online, before=has),) if has and has != online else ()
+        around = seen.observed.around
+        return (PinThreads(key=key, cpus=online, around=online, before=has),) if {has, around} - {online, None} else ()
 
     async def _release(self, seen: Seen, *, unbind: bool, first: tuple[Step, ...]) -> tuple[StepResult, ...]:
         key, bound = seen.instance.key, seen.observed.mems
         last = (WriteMems(key=key, mems=NodeSet(), before=bound),) if unbind else ()
         record: tuple[Step, ...] = ()
-        if self._world.record_moves_cpus and seen.marked is not None and seen.observed.nodes == seen.marked.nodes:
+        if (
+            self._recording.is_followed(seen)
+            and seen.process is None
+            and seen.marked is not None
+            and seen.observed.nodes == seen.marked.nodes
+        ):
             # This server keeps the instance on the nodes that its record names, whoever wrote it.
             record = (PatchNodes(key=key, nodes=NodeSet(), before=seen.observed.nodes),)
             self._own_updates[key] = time.monotonic() + _OWN_EVENT_S
@@ -275,22 +302,28 @@ class Settling:
 
     def _target(self, seen: Seen, *, mark: Decided | None) -> Target:
         return Target(
-            key=seen.instance.key, group=seen.group, nodes_key=self._world.nodes_key, etag=seen.etag, mark=mark
+            key=seen.instance.key,
+            group=seen.group,
+            nodes_key=self._recording.key_of(seen) or "",
+            etag=seen.etag,
+            mark=mark,
+            process=seen.process,
+            vcpus=seen.instance.demand.vcpus,
         )
 
     def _take_in(self, key: InstanceKey, results: Iterable[StepResult]) -> None:
         """Remember what the steps changed, and say once what could not be done."""
         for result in results:
+            seen = self._world.get(key)
             if result.outcome is Outcome.DONE:
+                if isinstance(result.step, PatchNodes) and seen is not None:
+                    self._recording.note_written(seen, result.step.nodes)
                 self._world.note_done(result.step)
             elif isinstance(result.step, PatchNodes):
                 self._own_updates.pop(key, None)
                 self._world.forget_etag(key)
             if result.outcome is Outcome.FORBIDDEN:
-                self._forbidden.add(key)
-                self._said.once(
-                    key, f"its project forbids the server's record, only the cgroup is set: {result.detail}"
-                )
+                self._said.once(key, result.detail if seen is None else self._recording.refuse(seen, result.detail))
             elif result.outcome is Outcome.FAILED:
                 self._said.once(key, f"step failed: {result.detail}")
         if any(result.outcome is not Outcome.DONE for result in results):
@@ -306,11 +339,11 @@ class Settling:
 
     def forget_refusals(self) -> None:
         """Try again what the server refused: settings may have changed."""
-        self._forbidden.clear()
+        self._recording.forget()
 
     def forget_gone(self, managed: set[InstanceKey]) -> None:
         """Keep only what is about these instances."""
-        self._forbidden &= managed
+        self._recording.keep(managed)
         self._own_updates = {key: until for key, until in self._own_updates.items() if key in managed}
         self._waiting = {key: one for key, one in self._waiting.items() if key in managed}
         self._followed = {key: one for key, one in self._followed.items() if key in managed}
@@ -318,7 +351,7 @@ class Settling:
 
 def _lacks_mark(seen: Seen, decided: Decided) -> bool:
     """Whether the decision is not on the cgroup yet: another daemon would take what is there as the server's."""
-    return seen.group is not None and seen.marked != decided
+    return (seen.group is not None or seen.process is not None) and seen.marked != decided
 
 
 def _place(placement: Placement) -> Place:

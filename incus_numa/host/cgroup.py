@@ -1,5 +1,7 @@
 """The cgroup v2 files of running containers. Called by `daemon.observe`, the applier and `check`.
 
+Hosts with the hierarchies of v1 have `host.legacy_cgroup`, whose `cgroup_files` says which of the two this host needs.
+
 Kernel document: Documentation/admin-guide/cgroup-v2.rst, "Cpuset". What we decided for a container is also kept as an
 extended attribute of its cgroup, so it lives exactly as long as the run of the container that it is about.
 """
@@ -9,12 +11,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.errors import GoneError, ReportError, RetryError
+from incus_numa.host.group_counters import GroupCounters, UnifiedCounters
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.snapshot import Decided
 
@@ -39,9 +43,12 @@ class GroupState:
 class CgroupFiles:
     """Reads and writes cpuset files below one cgroup v2 mount point."""
 
+    effective_files = ("cpuset.cpus.effective", "cpuset.mems.effective")
+
     def __init__(self, root: Path, procfs: Path) -> None:
         self._root = root
         self._procfs = procfs
+        self.counters: GroupCounters = UnifiedCounters()
         self._marks: dict[tuple[str, int], str] = {}
 
     def check(self) -> tuple[str, ...]:
@@ -51,7 +58,7 @@ class CgroupFiles:
         except OSError as error:
             return (
                 f"{self._root} is no cgroup v2 hierarchy ({error.strerror}): CPUs and memory of containers cannot be "
-                "set; boot with systemd.unified_cgroup_hierarchy=1",
+                "set; boot with systemd.unified_cgroup_hierarchy=1, or with the cpuset hierarchy of v1",
             )
         if "cpuset" not in controllers:
             return (
@@ -87,14 +94,19 @@ class CgroupFiles:
         except OSError:
             return None
         for line in lines:
-            if not line.startswith("0::"):
+            number, controllers, path = (*line.split(":", 2), "", "")[:3]
+            if not self._is_own(number, controllers.split(",")):
                 continue
-            parts = line.removeprefix("0::").strip("/").split("/")
+            parts = path.strip("/").split("/")
             for depth, part in enumerate(parts, start=1):
                 if own.fullmatch(part):
                     group = self._root.joinpath(*parts[:depth])
                     return group if (group / "cpuset.cpus").exists() else None
         return None
+
+    def _is_own(self, number: str, controllers: Sequence[str]) -> bool:
+        """Whether a line of `/proc/PID/cgroup` is about this hierarchy: cgroups(7)."""
+        return number == "0" and not any(controllers)
 
     def read(self, group: Path) -> GroupState:
         """CPUs, memory nodes and mark of a payload cgroup. Raises GoneError, ReportError."""
@@ -122,7 +134,7 @@ class CgroupFiles:
     def effective_cpus(self, group: Path) -> CpuSet | None:
         """The CPUs that processes of the group really run on, None when the kernel does not tell."""
         try:
-            return CpuSet.parse((group / "cpuset.cpus.effective").read_text())
+            return CpuSet.parse((group / self.effective_files[0]).read_text())
         except (OSError, ValueError):
             return None
 
@@ -144,7 +156,7 @@ class CgroupFiles:
         An empty set unbinds: as the kernel refuses an empty set for a group with processes (ENOSPC), all nodes are
         written then.
         """
-        wanted = mems or self._parse(NodeSet, self._root, "cpuset.mems.effective")
+        wanted = mems or self._parse(NodeSet, self._root, self.effective_files[1])
         self._write(group / "cpuset.mems", str(wanted))
         self._verify(NodeSet, group, "cpuset.mems", wanted)
 
@@ -232,7 +244,9 @@ def _wrapped(error: OSError, path: Path, what: str) -> GoneError | ReportError:
         errno.EACCES: "run as root",
         errno.EPERM: "run as root",
         errno.EROFS: "the cgroup hierarchy is mounted read-only",
+        errno.EBUSY: "a group inside it has some that this one would no longer have",
         errno.EINVAL: "the kernel accepts only CPUs and nodes that its parent group has online",
+        errno.ERANGE: "there are no CPUs or nodes of these numbers",
         errno.ENOSPC: "another group has these CPUs or nodes for itself (cpuset.cpus.partition)",
     }
     hint = hints.get(error.errno or 0)

@@ -46,6 +46,20 @@ def parse_anonymous(text: bytes) -> Mapping[int, int] | None:
     return {int(node): int(size) for node, size in _SOME_ON_NODE.findall(line)}
 
 
+def parse_anonymous_pages(text: bytes, page_bytes: int) -> Mapping[int, int] | None:
+    """The same of cgroup v1, which counts in pages: `hierarchical_anon=3 N0=1 N1=2`, with all groups inside it."""
+    for name in (b"hierarchical_anon=", b"anon="):
+        _, _, line = _after(text, name).partition(b" ")
+        if _BY_NODE.fullmatch(line):
+            return {int(node): int(pages) * page_bytes for node, pages in _SOME_ON_NODE.findall(line)}
+    return None
+
+
+def parse_number(text: bytes) -> int | None:
+    """The number that is all of a file, as in `cpuacct.usage`; without its line end it was cut off."""
+    return _number(text[:-1]) if text.endswith(b"\n") else None
+
+
 def parse_process(text: bytes) -> ProcessTimes | None:
     """CPU time and start of `/proc/PID/stat`. Guest time is part of user time: proc(5)."""
     # The name of the process may hold spaces and brackets, so what counts begins after the last bracket.

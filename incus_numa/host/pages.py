@@ -1,4 +1,4 @@
-"""Moves memory of running containers from node to node in short slices. Called by the applier.
+"""Moves memory of running instances from node to node in short slices. Called by the applier.
 
 Writing `cpuset.mems` moves everything in one call of the kernel that nothing can pace or stop; here each call has about
 20 ms of work. Only anonymous and shared memory moves; pages of files stay where they are.
@@ -7,7 +7,6 @@ Writing `cpuset.mems` moves everything in one call of the kernel that nothing ca
 from __future__ import annotations
 
 import errno
-import os
 import time
 from array import array
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 from incus_numa.cpuset import NodeSet
 from incus_numa.errors import GoneError, ReportError
 from incus_numa.host.mappings import Area, parse_areas
+from incus_numa.host.owners import Owner, find_owner
 from incus_numa.host.pagemap import Pagemap
 from incus_numa.host.syscalls import UNKNOWN, LibcCalls, PageCalls
 from incus_numa.model.plan import MovePages
@@ -40,7 +40,6 @@ COUNTED_BYTES = 512 << 20
 process's mappings: it takes about 100 ns for each page."""
 
 _PROC = Path("/proc")
-_GONE = {errno.ENOENT, errno.ESRCH, errno.ENODEV}
 
 
 class NoPages:
@@ -78,30 +77,34 @@ class Pages:
         self._calls = calls
 
     def move(self, group: Path, step: MovePages) -> Iterator[int]:
-        """Each item is one slice: the bytes that it moved. Raises GoneError, ReportError."""
+        """Each item is one slice: the bytes that it moved. Raises GoneError, ReportError.
+
+        `group` is a cgroup, or a process's folder in `/proc`.
+        """
         work = _Work(step)
+        owner = find_owner(self._procfs, group)
         for number in range(ROUNDS):
             before, work.left_bytes = work.moved_bytes, 0
-            for pid in list_processes(group):
+            for pid in owner.list():
                 try:
-                    yield from self._move_process(group, pid, work)
+                    yield from self._move_process(owner, pid, work)
                 except OSError as error:
                     _pass_over(error, pid, work)
             # What was busy for a moment gets a second chance.
             if work.moved_bytes - before < LITTLE_BYTES and (number or not work.left_bytes):
                 break
-        if not group.exists():
+        if not owner.is_there():
             raise GoneError(f"{group} no longer exists")
         if work.refusal and not work.moved_bytes:
             raise ReportError(work.refusal)
 
-    def _move_process(self, group: Path, pid: int, work: _Work) -> Iterator[int]:
+    def _move_process(self, owner: Owner, pid: int, work: _Work) -> Iterator[int]:
         """Slices of one process. Raises OSError."""
         calls = self._calls
         with closing(Pagemap(f"{self._procfs}/{pid}/pagemap", calls.page_bytes, calls.large_bytes)) as pagemap:
             areas = self._read_areas(pid, pagemap, work.sources)
             # The id may have been given to another process since the group was read. From here on the open file tells.
-            if not areas or not self._is_in(group, pid):
+            if not areas or not owner.has(pid):
                 return
             yield 0
             walk = _Walk(pagemap, areas)
@@ -156,16 +159,6 @@ class Pages:
         is_counted = not pagemap.can_scan or resident <= COUNTED_BYTES
         numa_maps = self._read(pid, "numa_maps") if is_counted else None
         return parse_areas(self._read(pid, "maps"), numa_maps, sources)
-
-    def _is_in(self, group: Path, pid: int) -> bool:
-        """Whether the process is in the group or below."""
-        for line in self._read(pid, "cgroup").splitlines():
-            if line.startswith("0::"):
-                # In a namespace of our own the way to groups outside begins with "..".
-                parts = [part for part in line.removeprefix("0::").split("/") if part not in {"", ".."}]
-                above = ("/".join(parts[: depth + 1]) for depth, part in enumerate(parts) if part == group.name)
-                return any(str(group).endswith(f"/{path}") for path in above)
-        return False
 
     def _read(self, pid: int, name: str) -> str:
         # Names of files in a container are any bytes.
@@ -253,24 +246,6 @@ class _Work:
         if not self._targets:
             told = f"node{'s' if len(self._all) > 1 else ''} {self._all}"
             raise ReportError(f"{told} cannot take more memory: full after {render_bytes(self.moved_bytes)}")
-
-
-def list_processes(group: Path) -> tuple[int, ...]:
-    """Processes in a cgroup and below it. Raises GoneError."""
-    found: set[int] = set()
-    for folder, _, _ in os.walk(group):
-        try:
-            text = (Path(folder) / "cgroup.procs").read_text()
-        except OSError as error:
-            # A threaded group has none of its own (EOPNOTSUPP): its processes are listed above it.
-            if folder == str(group) and error.errno in _GONE:
-                raise GoneError(f"{group} no longer exists") from error
-            continue
-        found.update(int(line) for line in text.split())
-    if not found and not group.exists():
-        raise GoneError(f"{group} no longer exists")
-    # Processes outside our own namespace of ids read as 0, which would mean ourselves.
-    return tuple(sorted(found - {0}))
 
 
 def count_tried(addresses: array[int], statuses: array[int], large_bytes: int) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from incus_numa.cpuset import CpuSet
 from incus_numa.host import counters
+from incus_numa.host.group_counters import File, GroupCounters, UnifiedCounters
 from incus_numa.model.sample import InstanceSample, NodeSample
 
 MAPS_PERIOD_S = 60.0
@@ -27,9 +28,6 @@ MAPS_PART = 0.01
 
 SPARE_DESCRIPTORS = 512
 """So many descriptors are left to everything else in this process."""
-
-_GROUP_FILES = (("cpu.stat", 4096), ("cpu.pressure", 4096), ("memory.pressure", 4096), ("memory.numa_stat", 1 << 16))
-"""What is read of each payload cgroup, and how much of it at most."""
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _CHUNK = 1 << 16
@@ -50,14 +48,16 @@ class Sampler:
     One sample is a call for each instance, and then one for the nodes. Not thread-safe.
     """
 
-    def __init__(self, procfs: Path, sysfs: Path) -> None:
+    def __init__(self, procfs: Path, sysfs: Path, groups: GroupCounters | None = None) -> None:
+        """`groups` says which files payload cgroups have; those of cgroup v2 by default."""
+        self._groups = groups or UnifiedCounters()
         self._procfs = str(procfs)
         self._nodes = f"{sysfs}/devices/system/node/node"
         self._mapped: dict[int, _Mapped] = {}
         self._open: dict[str, Sequence[int | None]] = {}
         self._asked: set[str] = set()
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most_open = max(0, limit - SPARE_DESCRIPTORS) // len(_GROUP_FILES)
+        self._most_open = max(0, limit - SPARE_DESCRIPTORS) // len(self._groups.list_files(""))
         weakref.finalize(self, _close_all, self._open)
 
     def sample_instance(self, group: Path | None, pid: int | None = None) -> InstanceSample:
@@ -93,33 +93,26 @@ class Sampler:
 
     def _sample_group(self, group: str) -> InstanceSample:
         at_s = time.monotonic()
-        use, waiting, stalled, memory = self._read_group(group)
-        return InstanceSample(
-            at_s=at_s,
-            cpu_s=_seconds(counters.parse_flat(use, b"usage_usec")),
-            waiting_s=_seconds(counters.parse_pressure(waiting)),
-            stalled_s=_seconds(counters.parse_pressure(stalled)),
-            throttled_s=_seconds(counters.parse_flat(use, b"throttled_usec")),
-            memory_by_node=counters.parse_anonymous(memory),
-        )
+        return self._groups.parse(at_s, self._read_group(group))
 
     def _read_group(self, group: str) -> Sequence[bytes]:
         self._asked.add(group)
         descriptors = self._open.get(group)
         if descriptors is not None:
             try:
-                return _read_open(group, descriptors)
+                return _read_open(self._groups.list_files(group), descriptors)
             except OSError:
                 # The container was stopped, and perhaps started again with new files of the same names.
                 _close(self._open.pop(group))
+        files = self._groups.list_files(group)
         if len(self._open) >= self._most_open:
-            return [_read(f"{group}/{name}", size) for name, size in _GROUP_FILES]
-        descriptors = [_open(f"{group}/{name}") for name, _ in _GROUP_FILES]
+            return [_read(path, size) for path, size in files]
+        descriptors = [_open(path) for path, _ in files]
         try:
-            texts = _read_open(group, descriptors)
+            texts = _read_open(files, descriptors)
         except OSError:
             _close(descriptors)
-            return [_read(f"{group}/{name}", size) for name, size in _GROUP_FILES]
+            return [_read(path, size) for path, size in files]
         self._open[group] = descriptors
         return texts
 
@@ -145,19 +138,15 @@ class Sampler:
         return mapped
 
 
-def _seconds(microseconds: int | None) -> float | None:
-    return None if microseconds is None else microseconds / 1e6
-
-
-def _read_open(group: str, descriptors: Sequence[int | None]) -> Sequence[bytes]:
+def _read_open(files: Sequence[File], descriptors: Sequence[int | None]) -> Sequence[bytes]:
     """The texts of a group's files; those that could not be opened are tried again. Raises OSError."""
     first = descriptors[0]
     # The kernel refuses to read what it has removed; files of other file systems live on without a name.
     if first is None or not os.fstat(first).st_nlink:
-        raise FileNotFoundError(group)
+        raise FileNotFoundError(files[0][0])
     return [
-        _read(f"{group}/{name}", size) if descriptor is None else os.pread(descriptor, size, 0)
-        for (name, size), descriptor in zip(_GROUP_FILES, descriptors, strict=True)
+        _read(path, size) if descriptor is None else os.pread(descriptor, size, 0)
+        for (path, size), descriptor in zip(files, descriptors, strict=True)
     ]
 
 

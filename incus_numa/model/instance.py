@@ -9,6 +9,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from incus_numa.cpuset import CpuSet, NodeSet
+from incus_numa.model.devices import Device
 from incus_numa.model.machine import CoreKind
 
 GROUP_NAME = re.compile(r"[\w.:/@+-]{1,64}")
@@ -80,7 +81,8 @@ class Instance:
 
     `problem` says why a managed instance cannot be placed because of its own keys: (key, what is wrong with it).
     Members of a `group` belong near each other; instances in a group that another one names in `avoid` belong apart
-    from it. `device_nodes` are the nodes of its devices.
+    from it. `device_nodes` are the nodes that its `devices` draw it to, none if these
+    are to be ignored. `memory_stays` where it is when the instance is moved.
     """
 
     key: InstanceKey
@@ -94,3 +96,5 @@ class Instance:
     device_nodes: NodeSet = field(default_factory=NodeSet)
     movable: bool = True
     problem: tuple[str, str] | None = None
+    memory_stays: bool = False
+    devices: tuple[Device, ...] = ()

@@ -119,7 +119,17 @@ class MovePages:
     size_bytes: int
 
 
-Step = PatchNodes | WriteCpus | WriteMems | MovePages
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PinThreads:
+    """Let the vCPU threads of a virtual machine run on `cpus`, and all other threads of its QEMU on `around`."""
+
+    key: InstanceKey
+    cpus: CpuSet
+    around: CpuSet
+    before: CpuSet | None
+
+
+Step = PatchNodes | WriteCpus | WriteMems | MovePages | PinThreads
 
 
 class Outcome(Enum):

@@ -27,6 +27,11 @@ class Observed:
     None when there is no value. An empty `mems` means that memory is not bound. Without `decided`, nodes and CPUs
     are the server's own choice, which is kept only where it is not worse than ours. `memory` is its anonymous memory by
     node in bytes, None when it was not read.
+
+    A virtual machine has no cgroup of its own: `cpus` are those that its vCPU threads may run on, `around` those of its
+    other threads (None for both where they were not found), `mems` is None, and `bound` are the nodes that the server
+    bound the guest's memory to at start, empty for none and None when that was not read. `even` says that all vCPUs
+    have the same CPUs, or each has its own.
     """
 
     nodes: NodeSet | None = None
@@ -34,6 +39,9 @@ class Observed:
     mems: NodeSet | None = None
     decided: Decided | None = None
     memory: Mapping[int, int] | None = None
+    around: CpuSet | None = None
+    bound: NodeSet | None = None
+    even: bool = True
 
 
 NOTHING = Observed()

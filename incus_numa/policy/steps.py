@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from incus_numa.cpuset import NodeSet
-from incus_numa.model.plan import MovePages, PatchNodes, Placement, Step, WriteCpus, WriteMems
+from incus_numa.cpuset import CpuSet, NodeSet
+from incus_numa.model.machine import Machine
+from incus_numa.model.plan import MovePages, PatchNodes, PinThreads, Placement, Step, WriteCpus, WriteMems
 from incus_numa.model.snapshot import Observed
 
 PACED_BYTES = 64 << 20
@@ -40,6 +41,35 @@ def diff_one(placement: Placement, observed: Observed, memory_nodes: NodeSet) ->
     if narrows:
         steps.append(WriteMems(key=key, mems=wanted, before=observed.mems if wide == bound else wide))
     return tuple(steps)
+
+
+def diff_vm(placement: Placement, observed: Observed, machine: Machine, *, migrates: bool) -> tuple[Step, ...]:
+    """Steps for the placement of a virtual machine. Where its threads were not found only the record is written.
+
+    Its memory stays where it is, unless it `migrates`.
+    """
+    key = placement.key
+    steps: list[Step] = []
+    if observed.nodes != placement.nodes:
+        steps.append(PatchNodes(key=key, nodes=placement.nodes, before=observed.nodes))
+    around = cpus_around(placement, machine)
+    # vCPUs that were not told from other threads are among those.
+    has = (placement.cpus if observed.cpus is None else observed.cpus, observed.around)
+    if observed.around is not None and (has != (placement.cpus, around) or not observed.even):
+        steps.append(PinThreads(key=key, cpus=placement.cpus, around=around, before=observed.cpus))
+    targets = placement.nodes & machine.memory_nodes
+    memory = observed.memory or {}
+    sources = NodeSet(node for node, size in memory.items() if size) - placement.nodes
+    size = sum(memory[node] for node in sources)
+    if migrates and targets and size >= PACED_BYTES:
+        steps.append(MovePages(key=key, sources=sources, targets=targets, size_bytes=size))
+    return tuple(steps)
+
+
+def cpus_around(placement: Placement, machine: Machine) -> CpuSet:
+    """Where the threads of a virtual machine belong that are no vCPUs: all CPUs of its nodes that are not isolated."""
+    own = CpuSet(cpu for node in placement.nodes for cpu in machine.node_by_id[node].cpus)
+    return own - machine.isolated or placement.cpus
 
 
 def at_once(steps: Sequence[Step]) -> tuple[Step, ...]:

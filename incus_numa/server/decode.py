@@ -14,7 +14,7 @@ import msgspec
 
 from incus_numa.errors import ReportError
 from incus_numa.model.instance import InstanceKey, InstanceType
-from incus_numa.server.protocol import Event, Listing, Product, ServerInfo, ServerInstance
+from incus_numa.server.protocol import Event, Listing, Product, Project, ServerInfo, ServerInstance
 
 T = TypeVar("T")
 
@@ -22,6 +22,7 @@ INFO_REQUEST = "GET /1.0"
 LIST_REQUEST = "GET /1.0/instances"
 INSTANCE_REQUEST = "GET /1.0/instances/NAME"
 STATE_REQUEST = "GET /1.0/instances/NAME/state"
+PROJECTS_REQUEST = "GET /1.0/projects"
 RESOURCES_REQUEST = "GET /1.0/resources"
 
 # A frozen instance keeps its processes, its memory and its cgroup; "Ready" is a running instance whose guest said so.
@@ -64,6 +65,7 @@ class _Instance(msgspec.Struct):
     status: str
     expanded_config: dict[str, str] | None
     config: dict[str, str] | None = None
+    expanded_devices: dict[str, dict[str, str]] | None = None
     project: str = "default"
     location: str = ""
     state: _State | None = None
@@ -72,6 +74,11 @@ class _Instance(msgspec.Struct):
 class _Name(msgspec.Struct):
     name: str
     project: str = "default"
+
+
+class _Project(msgspec.Struct):
+    name: str
+    config: dict[str, str] | None = None
 
 
 class _Lifecycle(msgspec.Struct):
@@ -93,6 +100,7 @@ _LISTING = msgspec.json.Decoder(list[msgspec.Raw])
 _INSTANCE = msgspec.json.Decoder(_Instance)
 _STATE = msgspec.json.Decoder(_State)
 _NAME = msgspec.json.Decoder(_Name)
+_PROJECTS = msgspec.json.Decoder(list[_Project])
 _EVENT = msgspec.json.Decoder(_Event)
 _LIFECYCLE = msgspec.json.Decoder(_Lifecycle)
 
@@ -163,6 +171,13 @@ def decode_pid(body: bytes) -> int | None:
     return state.pid if state.pid > 0 else None
 
 
+def decode_projects(body: bytes) -> tuple[Project, ...]:
+    """The projects of a listing with recursion. Raises ReportError."""
+    metadata = decode_metadata(body, PROJECTS_REQUEST)
+    found = _decode(_PROJECTS, metadata, PROJECTS_REQUEST, "a list of projects")
+    return tuple(Project(name=one.name, config=one.config or {}) for one in found)
+
+
 def decode_event(text: bytes | str) -> Event | None:
     """A lifecycle event; None for any other message. Events that are not about an instance have no key."""
     try:
@@ -201,6 +216,7 @@ def _instance(raw: _Instance, etag: str | None) -> ServerInstance:
         running=raw.status in _RUNNING,
         config=raw.expanded_config or {},
         own=raw.config or {},
+        devices=raw.expanded_devices or {},
         pid=state.pid if state.pid > 0 else None,
         location=_member(raw.location),
         etag=etag,

@@ -16,9 +16,11 @@ from typing import TypeVar
 
 from incus_numa import quantities
 from incus_numa.cpuset import MAX_ID, CpuSet, NodeSet
+from incus_numa.model.devices import NOTHING_FOUND, Device, Found
 from incus_numa.model.instance import GROUP_NAME, GROUP_RULE, Demand, Instance, InstanceType, MemoryMode, Policy
 from incus_numa.model.machine import CoreKind, Machine
-from incus_numa.server.protocol import Product, ServerInstance
+from incus_numa.server import devices
+from incus_numa.server.protocol import ServerInfo, ServerInstance
 from incus_numa.settings import PlacementSettings
 
 T = TypeVar("T")
@@ -28,10 +30,11 @@ LIMIT_NODES = "limits.cpu.nodes"
 OPT_IN_NODES = "user.limits.cpu.nodes"
 VOLATILE_NODES = "volatile.cpu.nodes"
 BALANCED = "balanced"
+AUTO, IGNORE = "auto", "ignore"
 
 _OWN_PREFIX = "user.numa."
 _OWN_KEYS = tuple(
-    _OWN_PREFIX + name for name in ("policy", "memory", "group", "avoid", "movable", "cores", "exclusive")
+    _OWN_PREFIX + name for name in ("policy", "memory", "group", "avoid", "movable", "cores", "exclusive", "devices")
 )
 _HUGEPAGES = {
     "limits.hugepages.64KB": 64 << 10,
@@ -71,25 +74,51 @@ class _Keys:
             return default
 
 
-def nodes_key(product: Product) -> str:
-    """The key that the decision is written to, which the server then follows."""
-    return VOLATILE_NODES if product is Product.INCUS else LIMIT_NODES
+def nodes_key(info: ServerInfo) -> str | None:
+    """The key that the decision is written to, which the server then follows; None where it has none.
+
+    Asked for by API extension: with `balanced` came its record; before that, and on LXD, nodes can be named.
+    """
+    if "numa_cpu_balanced" in info.extensions:
+        return VOLATILE_NODES
+    return LIMIT_NODES if "numa_cpu_placement" in info.extensions else None
+
+
+def record_key(instance: ServerInstance, servers: str | None) -> str | None:
+    """The key for the record of one instance: the `servers`, unless this instance names its nodes itself.
+
+    Where an opted-in instance has a list in `limits.cpu.nodes`, that is what any server follows.
+    """
+    named = instance.config.get(LIMIT_NODES, "").strip()
+    return LIMIT_NODES if has_opted_in(instance) and named not in ("", BALANCED) else servers
+
+
+def has_opted_in(instance: ServerInstance) -> bool:
+    """Whether it is managed whatever is in `limits.cpu.nodes`."""
+    return instance.config.get(OPT_IN_NODES, "").strip() == BALANCED
 
 
 def nodes_from(instance: ServerInstance) -> NodeSet | None:
-    """The nodes that the server's configuration names; None when it names none or cannot be read."""
-    text = instance.config.get(VOLATILE_NODES, "").strip() or instance.config.get(LIMIT_NODES, "").strip()
+    """The nodes that the server follows, by its configuration; None when that names none or cannot be read.
+
+    A record is followed only where no list of nodes is in its way.
+    """
+    named = instance.config.get(LIMIT_NODES, "").strip()
+    text = named if named not in ("", BALANCED) else instance.config.get(VOLATILE_NODES, "").strip()
     try:
-        return parse_nodes(text) if text and text != BALANCED else None
+        return parse_nodes(text) if text else None
     except ValueError:
         return None
 
 
-def instance_from(raw: ServerInstance, machine: Machine, settings: PlacementSettings) -> Instance:
+def instance_from(
+    raw: ServerInstance, machine: Machine, settings: PlacementSettings, found: Found = NOTHING_FOUND
+) -> Instance:
     """The instance as the planner sees it. Never raises: the first bad key of a managed one is its `problem`.
 
     An unmanaged instance only counts as load, so a bad key of its own counts as unset. A value of the opt-in keys
     that means nothing makes the instance managed with a problem: it is left alone, and the typing error is told.
+    `found` is what there is of its devices on the host (see `server.devices`).
     """
     keys = _Keys(raw.config)
     limited = keys.read(LIMIT_NODES, _parse_limit_nodes, default=False)
@@ -101,6 +130,7 @@ def instance_from(raw: ServerInstance, machine: Machine, settings: PlacementSett
         if key.startswith(_OWN_PREFIX) and key not in _OWN_KEYS:
             keys.problems.append((key, f"unknown key, expected one of {', '.join(_OWN_KEYS)}"))
     group: str | None = None
+    own_devices = _devices(keys, raw, machine, settings, found)
     return Instance(
         key=raw.key,
         type=raw.type,
@@ -110,8 +140,11 @@ def instance_from(raw: ServerInstance, machine: Machine, settings: PlacementSett
         memory=keys.read(_OWN_PREFIX + "memory", _choice(MemoryMode), default=MemoryMode(settings.memory)),
         group=keys.read(_OWN_PREFIX + "group", _parse_group, default=group),
         avoid=keys.read(_OWN_PREFIX + "avoid", _parse_groups, default=()),
+        device_nodes=devices.nodes_of(own_devices),
         movable=keys.read(_OWN_PREFIX + "movable", _parse_boolean, default=True),
         problem=keys.problems[0] if managed and keys.problems else None,
+        memory_stays=raw.type is InstanceType.VIRTUAL_MACHINE and settings.vm_memory == "keep",
+        devices=own_devices,
     )
 
 
@@ -194,6 +227,14 @@ def _demand(keys: _Keys, raw: ServerInstance, machine: Machine) -> Demand:
     return demand
 
 
+def _devices(
+    keys: _Keys, raw: ServerInstance, machine: Machine, settings: PlacementSettings, found: Found
+) -> tuple[Device, ...]:
+    key = _OWN_PREFIX + "devices"
+    count = keys.read(key, _parse_devices, default=True)
+    return devices.locate(raw, found, machine, settings) if count else devices.ignore(raw, f"{key}={IGNORE}")
+
+
 def _read_hugepages(keys: _Keys) -> dict[int, int]:
     """Page size to bytes. The server's keys are limits of the cgroup, which the kernel rounds down to whole pages."""
     found = {}
@@ -224,6 +265,13 @@ def _parse_hugepages(text: str) -> int:
 def _parse_cores(text: str) -> CoreKind | None:
     """The kind of cores; None for any. Raises ValueError."""
     return None if text == "any" else _choice(CoreKind, "any")(text)
+
+
+def _parse_devices(text: str) -> bool:
+    """Whether devices draw the instance to their nodes. Raises ValueError."""
+    if text not in (AUTO, IGNORE):
+        raise ValueError(f"bad value {_short(text)}: expected {AUTO} or {IGNORE}")
+    return text == AUTO
 
 
 def _parse_topology(text: str) -> int:

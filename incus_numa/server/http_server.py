@@ -12,7 +12,7 @@ from yarl import URL
 from incus_numa.errors import IncusNumaError
 from incus_numa.model.instance import InstanceKey
 from incus_numa.server import decode, events, refusals
-from incus_numa.server.protocol import Connected, Event, Listing, ServerInfo, ServerInstance
+from incus_numa.server.protocol import Connected, Event, Listing, Project, ServerInfo, ServerInstance
 
 # The server ignores the host of a request that comes over its socket.
 _BASE = "http://incus"
@@ -58,6 +58,11 @@ class HttpServer:
         content = msgspec.json.encode({"config": dict(changes)})
         body, _ = await self._send(request, "PATCH", _path(key), content=content, headers=headers)
         decode.decode_done(body, request)
+
+    async def list_projects(self) -> tuple[Project, ...]:
+        """All projects with their keys, in one request."""
+        body, _ = await self._get(decode.PROJECTS_REQUEST, "/1.0/projects?recursion=1")
+        return decode.decode_projects(body)
 
     async def get_resources(self) -> bytes:
         """The `metadata` of `GET /1.0/resources`, as JSON."""

@@ -31,8 +31,9 @@ class ServerInfo:
 class ServerInstance:
     """One instance as the server has it, after profiles.
 
-    `own` holds the keys set on the instance itself, `config` the expanded ones. `pid` is its init (container) or QEMU
-    (VM), None unless it runs. `etag` is None in listings. `memory_usage` in bytes, None when unknown.
+    `own` holds the keys set on the instance itself, `config` the expanded ones, and `devices` the expanded devices.
+    `pid` is its init (container) or QEMU (VM), None unless it runs. `etag` is None in listings. `memory_usage` in
+    bytes, None when unknown.
     """
 
     key: InstanceKey
@@ -40,6 +41,7 @@ class ServerInstance:
     running: bool
     config: Mapping[str, str]
     own: Mapping[str, str] = field(default_factory=dict)
+    devices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     pid: int | None = None
     location: str | None = None
     etag: str | None = None
@@ -52,6 +54,14 @@ class Listing:
 
     instances: tuple[ServerInstance, ...] = ()
     problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Project:
+    """A project with its own keys, such as `restricted` and `limits.cpu`."""
+
+    name: str
+    config: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +97,9 @@ class Server(Protocol):
 
         Raises RetryError (412, busy), GoneError, ForbiddenKeyError (the project forbids it), ReportError.
         """
+
+    async def list_projects(self) -> tuple[Project, ...]:
+        """All projects with their keys, in one request."""
 
     async def get_resources(self) -> bytes:
         """The `metadata` of `GET /1.0/resources`, as JSON for `topology.resources`."""

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from incus_numa.errors import IncusNumaError, ReportError
 from incus_numa.model.instance import InstanceKey
 from incus_numa.server import decode, refusals
-from incus_numa.server.protocol import Connected, Event, Listing, ServerInfo, ServerInstance
+from incus_numa.server.protocol import Connected, Event, Listing, Project, ServerInfo, ServerInstance
 
 _WORKERS = 4
 
@@ -80,6 +80,12 @@ class PylxdServer:
             request, lambda api: api.instances[name].patch(json=content, headers=headers, params=params)
         )
         decode.decode_done(response.content, request)
+
+    async def list_projects(self) -> tuple[Project, ...]:
+        """All projects with their keys, in one request."""
+        params = {"recursion": "1"}
+        response = await self._call(decode.PROJECTS_REQUEST, lambda api: api.projects.get(params=params, is_api=False))
+        return decode.decode_projects(response.content)
 
     async def get_resources(self) -> bytes:
         """The `metadata` of `GET /1.0/resources`, as JSON."""

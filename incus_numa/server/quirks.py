@@ -1,5 +1,8 @@
 """What certain versions of the servers do wrong. Pure; the only place that looks at version numbers. Used by `check`.
 
+What a server offers is asked by its API extensions. A version is looked at only where no extension came with a change:
+choosing several nodes, and the bound that 7.0.2 gave it.
+
 Source: the server's own code and the virtual host's experiments; see docs/servers.md.
 """
 

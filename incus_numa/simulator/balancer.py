@@ -87,7 +87,7 @@ class Balancer:
                 self._idle.set()
 
     async def _run(self) -> None:
-        usable = self._kernel.online - self._kernel.machine.isolated
+        usable = self._kernel.open_cpus - self._kernel.machine.isolated
         try:
             claims = [claim for key in self._kernel.groups if (claim := self._claim(key)) is not None]
         except ValueError:
@@ -105,7 +105,7 @@ class Balancer:
     def _claim(self, key: InstanceKey) -> CpuClaim | None:
         if key not in self._claims:
             record = self._records[key]
-            usable = self._kernel.online - self._kernel.machine.isolated
+            usable = self._kernel.open_cpus - self._kernel.machine.isolated
             container = record.type is InstanceType.CONTAINER
             self._claims[key] = (
                 choices.claim_cpus(key, record.expanded, self._kernel.machine, usable) if container else None

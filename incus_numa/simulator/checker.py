@@ -13,10 +13,12 @@ from pathlib import Path
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.instance import InstanceKey, InstanceType
 from incus_numa.model.machine import Machine
-from incus_numa.simulator import groups
+from incus_numa.simulator import groups, legacy_groups
 from incus_numa.simulator.kernel import Kernel
+from incus_numa.simulator.options import Hierarchy
 from incus_numa.simulator.records import Record
 from incus_numa.simulator.trees import USER_HZ
+from incus_numa.simulator.virtual import VmThreads
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +35,10 @@ class SeenInstance:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SeenGroup:
-    """One payload cgroup as its files say, text as read. `waiting_us` is how long some and all tasks waited."""
+    """One payload cgroup as its files say, text as read. `waiting_us` is how long some and all tasks waited.
+
+    With cgroup v1, pages need not be where `mems` says: `pages_follow` says whether they move there.
+    """
 
     cpus: str = ""
     mems: str = ""
@@ -43,29 +48,34 @@ class SeenGroup:
     pages: Mapping[int, int] = field(default_factory=dict)
     used_us: int = 0
     waiting_us: tuple[int, int] = (0, 0)
+    pages_follow: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
     """Everything that is judged together. `processes` maps the ids in `/proc` to their cgroups.
 
+    `machines` are the threads of virtual machines, `partition` are CPUs that a cpuset partition has for itself.
     `busy_ticks` is what all CPUs were busy since boot, in hundredths of a second.
     """
 
     machine: Machine
     online: CpuSet
+    partition: CpuSet = field(default_factory=CpuSet)
     instances: tuple[SeenInstance, ...]
     groups: Mapping[str, SeenGroup]
     processes: Mapping[int, str]
+    machines: Mapping[InstanceKey, VmThreads] = field(default_factory=dict)
     busy_ticks: int = 0
 
 
 def read_world(kernel: Kernel, records: Iterable[Record]) -> World:
     """The host as its files and the server's records say."""
-    folders = sorted(path for path in kernel.cgroup.iterdir() if path.name.startswith("lxc.payload."))
+    folders = sorted(path for path in kernel.payloads.iterdir() if path.name.startswith("lxc.payload."))
     return World(
         machine=kernel.machine,
         online=kernel.online,
+        partition=kernel.partition,
         instances=tuple(
             SeenInstance(
                 key=record.key,
@@ -77,12 +87,18 @@ def read_world(kernel: Kernel, records: Iterable[Record]) -> World:
             )
             for record in records
         ),
-        groups={folder.name: _read_group(folder) for folder in folders},
+        groups={
+            folder.name: _read_group(folder)
+            if kernel.hierarchy is Hierarchy.V2
+            else _read_legacy_group(kernel.cgroup, folder)
+            for folder in folders
+        },
         processes={
             int(path.name): (path / "cgroup").read_text().strip()
             for path in kernel.procfs.iterdir()
             if path.name.isdecimal()
         },
+        machines={key: vm.threads() for key, vm in kernel.machines.items()},
         busy_ticks=_read_busy(kernel.procfs),
     )
 
@@ -123,12 +139,26 @@ def _check_instance(world: World, instance: SeenInstance) -> Iterator[str]:
     if instance.type is InstanceType.VIRTUAL_MACHINE:
         if group is not None:
             yield f"{instance.key} is a virtual machine and has a payload cgroup"
+        yield from _check_threads(world, instance)
     elif group is None:
         yield f"{instance.key} is running without a cgroup"
     elif instance.pid not in group.pids:
         yield f"{instance.key}: its pid {instance.pid} is not in its cgroup"
     elif f"/{name}" not in world.processes.get(instance.pid, ""):
         yield f"{instance.key}: the kernel says that pid {instance.pid} is in another cgroup"
+
+
+def _check_threads(world: World, instance: SeenInstance) -> Iterator[str]:
+    threads = world.machines.get(instance.key)
+    if threads is None or not threads.vcpus:
+        yield f"{instance.key} is running without a vCPU thread"
+        return
+    possible = CpuSet(cpu.id for cpu in world.machine.cpus)
+    for tid, cpus in {**threads.vcpus, **threads.others}.items():
+        if not cpus <= possible:
+            yield f"{instance.key}: thread {tid} may run on CPU {cpus - possible}, which does not exist"
+        if not cpus & world.online:
+            yield f"{instance.key}: thread {tid} may run on CPUs {cpus or 'none'}, none of which is online"
 
 
 def _check_nodes(world: World, instance: SeenInstance) -> Iterator[str]:
@@ -158,14 +188,15 @@ def _check_group(world: World, group: SeenGroup) -> Iterator[str]:
     if not effective <= world.online:
         yield f"cpuset.cpus.effective names CPU {effective - world.online}, which is offline"
     # A set without any CPU that is online falls back to the parent's.
-    if effective != (cpus & world.online or world.online):
+    free = world.online - world.partition or world.online
+    if effective != (cpus & free or free):
         yield f"cpuset.cpus.effective is {effective}, but cpuset.cpus is {str(cpus) or 'empty'}"
     if not mems <= memory:
         yield f"cpuset.mems names node {mems - memory}, which has no memory"
     if effective_mems != (mems or memory):
         yield f"cpuset.mems.effective is {effective_mems}, but cpuset.mems is {str(mems) or 'empty'}"
     stray = NodeSet(node for node, size in group.pages.items() if size) - effective_mems
-    if stray:
+    if stray and group.pages_follow:
         yield f"memory.numa_stat has pages on node {stray}, which cpuset.mems does not allow"
     if group.waiting_us[1] > group.waiting_us[0]:
         yield f"cpu.pressure: all tasks waited {group.waiting_us[1]} us, and some only {group.waiting_us[0]} us"
@@ -187,6 +218,25 @@ def _check_time(world: World) -> Iterator[str]:
 def _read_busy(procfs: Path) -> int:
     user, _, system, *_ = (procfs / "stat").read_text().split("\n", 1)[0].split()[1:]
     return int(user) + int(system)
+
+
+def _read_legacy_group(mount: Path, folder: Path) -> SeenGroup:
+    pages: dict[int, int] = {}
+    total = (mount / legacy_groups.MEMORY / folder.name / "memory.numa_stat").read_text().splitlines()[0]
+    for word in total.split()[1:]:
+        node, _, count = word.partition("=")
+        pages[int(node[1:])] = int(count) * groups.PAGE
+    used = (mount / legacy_groups.TIME / folder.name / "cpuacct.usage").read_text()
+    return SeenGroup(
+        cpus=(folder / "cpuset.cpus").read_text(),
+        mems=(folder / "cpuset.mems").read_text(),
+        effective_cpus=(folder / "cpuset.effective_cpus").read_text(),
+        effective_mems=(folder / "cpuset.effective_mems").read_text(),
+        pids=frozenset(int(pid) for pid in (folder / "cgroup.procs").read_text().split()),
+        pages=pages,
+        used_us=int(used) // 1000,
+        pages_follow=(folder / "cpuset.memory_migrate").read_text().strip() == "1",
+    )
 
 
 def _read_group(folder: Path) -> SeenGroup:

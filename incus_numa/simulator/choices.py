@@ -14,6 +14,7 @@ from random import Random
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.machine import Machine
+from incus_numa.simulator.options import SimulatorOptions
 
 
 class ServerPanicError(Exception):
@@ -41,18 +42,20 @@ def parse_limit(text: str) -> int | CpuSet | None:
     return int(text) if text.isdecimal() else CpuSet.parse(text)
 
 
-def choose_nodes(machine: Machine, limit: str, used: Mapping[int, int], *, panics: bool, random: Random) -> NodeSet:
+def choose_nodes(
+    machine: Machine, limit: str, used: Mapping[int, int], *, options: SimulatorOptions, random: Random
+) -> NodeSet:
     """The nodes the server picks at start: those named by the fewest instances, one per `total CPUs / nodes` vCPUs.
 
-    `used` counts the other instances that name a node. Raises ServerPanicError when it would need more nodes than
-    there are and `panics` says that it does not check.
+    Before Incus 6.0.4 it is one in any case. `used` counts the other instances that name a node. Raises
+    ServerPanicError when it would need more nodes than there are and the options say that it does not check.
     """
     nodes = [node.id for node in machine.nodes if node.cpus]
     wanted = parse_limit(limit)
     vcpus = 1 if wanted is None else wanted if isinstance(wanted, int) else len(wanted)
     cpus_per_node = max(1, len(machine.cpus) // len(nodes))
-    count = max(1, math.ceil(vcpus / cpus_per_node))
-    if count > len(nodes) and panics:
+    count = 1 if options.picks_one_node else max(1, math.ceil(vcpus / cpus_per_node))
+    if count > len(nodes) and options.panics:
         raise ServerPanicError(f"slice bounds out of range [:{count}] with capacity {len(nodes)}")
     random.shuffle(nodes)
     nodes.sort(key=lambda node: used.get(node, 0))

@@ -69,11 +69,16 @@ class _Control:
         key = InstanceKey(body.get("project", "default"), body.get("name", ""))
         at_once: dict[str, Callable[[], object]] = {
             "create": lambda: simulator.create(
-                key.name, body.get("config"), key.project, InstanceType(body.get("type", "container"))
+                key.name,
+                body.get("config"),
+                key.project,
+                InstanceType(body.get("type", "container")),
+                tuple(body.get("profiles", ("default",))),
             ),
             "crash": lambda: simulator.crash(key),
             "delete": lambda: simulator.delete(key),
             "set_config": lambda: simulator.set_config(key, body["config"]),
+            "set_profile": lambda: simulator.set_profile(body["profile"], body["config"]),
             "set_work": lambda: simulator.set_work(key, body["cpus"]),
             "advance": lambda: simulator.advance(body["seconds"]),
             "trigger_balance": simulator.trigger_balance,

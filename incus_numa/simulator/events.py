@@ -10,11 +10,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from random import Random
+from urllib.parse import quote_plus
 
 import msgspec
 from aiohttp import web
 
 from incus_numa.model.instance import InstanceKey
+from incus_numa.simulator.options import SimulatorOptions
 
 QUEUE_LENGTH = 10_000
 """A listener that is this many events behind is dropped, as the server does."""
@@ -38,27 +40,36 @@ class Listener:
 class EventHub:
     """All listeners of one server."""
 
-    def __init__(self, *, jitter_s: float, random: Random, location: str) -> None:
+    def __init__(self, options: SimulatorOptions, random: Random, *, location: str) -> None:
         self.sent: list[tuple[str, InstanceKey]] = []
         self._listeners: set[Listener] = set()
-        self._jitter_s = jitter_s
+        self._jitter_s = options.event_jitter_s
+        self._names = options.names_in_events
         self._random = random
-        self._location = location
+        self.location = location
 
     @property
     def listener_count(self) -> int:
         """How many connections get events."""
         return sum(not listener.mute for listener in self._listeners)
 
-    def send(self, action: str, key: InstanceKey) -> None:
-        """Send an event to everyone who listens now; with jitter, events overtake each other."""
+    def send(self, action: str, key: InstanceKey, *, location: str | None = None, old_name: str | None = None) -> None:
+        """Send an event to everyone who listens now; `location` is the member that it comes from, None for this one."""
         self.sent.append((action, key))
-        text = self._render(action, key)
-        if self._jitter_s:
-            delay_s = self._random.uniform(0, self._jitter_s)
-            asyncio.get_running_loop().call_later(delay_s, self._deliver, key.project, text)
-        else:
-            self._deliver(key.project, text)
+        project = "" if key.project == "default" else f"?project={quote_plus(key.project)}"
+        metadata: dict[str, object] = {"action": action, "source": f"/1.0/instances/{key.name}{project}"}
+        if self._names:
+            metadata |= {"name": key.name, "project": key.project}
+        if old_name is not None:
+            metadata["context"] = {"old_name": old_name}
+        self._send(key.project, self._render(metadata, key.project, location))
+
+    def send_about_member(self, action: str, member: str, *, location: str | None = None) -> None:
+        """Send an event about a cluster member."""
+        metadata: dict[str, object] = {"action": action, "source": f"/1.0/cluster/members/{member}"}
+        if self._names:
+            metadata["name"] = member
+        self._send("default", self._render(metadata, "default", location))
 
     async def serve(self, listener: Listener) -> None:
         """Write a listener's events until its connection ends."""
@@ -82,6 +93,14 @@ class EventHub:
             listener.mute = True
             listener.transport.pause_reading()
 
+    def _send(self, project: str, text: str) -> None:
+        """With jitter, events overtake each other."""
+        if self._jitter_s:
+            delay_s = self._random.uniform(0, self._jitter_s)
+            asyncio.get_running_loop().call_later(delay_s, self._deliver, project, text)
+        else:
+            self._deliver(project, text)
+
     def _deliver(self, project: str, text: str) -> None:
         for listener in tuple(self._listeners):
             if listener.mute or listener.project not in (None, project):
@@ -102,19 +121,12 @@ class EventHub:
                 else:
                     await listener.websocket.send_str(text)
 
-    def _render(self, action: str, key: InstanceKey) -> str:
-        project = "" if key.project == "default" else f"?project={key.project}"
-        metadata = {
-            "action": action,
-            "source": f"/1.0/instances/{key.name}{project}",
-            "name": key.name,
-            "project": key.project,
-        }
+    def _render(self, metadata: dict[str, object], project: str, location: str | None) -> str:
         event = {
             "type": "lifecycle",
             "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
             "metadata": metadata,
-            "location": self._location,
-            "project": key.project,
+            "location": location or self.location,
+            "project": project,
         }
         return msgspec.json.encode(event).decode()

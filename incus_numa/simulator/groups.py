@@ -6,6 +6,7 @@ half-written one either; what is longer than the new text is filled with line en
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.instance import InstanceKey
-from incus_numa.simulator.trees import USER_HZ, put
+from incus_numa.simulator.trees import put
 
 PAGE = 4096
 
@@ -34,14 +35,45 @@ class Group:
     mems: NodeSet = field(default_factory=NodeSet)
     pages: dict[int, int] = field(default_factory=dict)
 
+    @property
+    def moves_memory(self) -> bool:
+        """Whether a write of `cpuset.mems` moves pages."""
+        return bool(self.mems)
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Process:
-    """QEMU of a virtual machine: its id, its name, and how many vCPU threads it has."""
+    @property
+    def membership(self) -> str:
+        """`/proc/PID/cgroup` of its init."""
+        return f"0::/{self.name}/init.scope\n"
 
-    pid: int
-    comm: str
-    vcpus: int
+    def create(self, pid: int, cpus: CpuSet, mems: NodeSet) -> None:
+        """Its files. Nothing is bound yet."""
+        create_group(self, pid, cpus, mems)
+
+    def accepts(self, cpus: CpuSet, free: CpuSet) -> bool:
+        """Whether CPUs that exist can be set while only some are online and `free`."""
+        return True
+
+    def follow_cpus(self, free: CpuSet) -> None:
+        """What is set and free is effective; all that is free where nothing would be."""
+        rewrite(self.path / "cpuset.cpus.effective", str(self.cpus & free or free))
+
+    def follow_mems(self, effective: NodeSet) -> None:
+        """The nodes that memory can come from."""
+        rewrite(self.path / "cpuset.mems.effective", str(effective))
+
+    def write_pages(self) -> None:
+        """Where its memory is."""
+        rewrite(self.path / "memory.numa_stat", render_numa_stat(self.pages).rstrip("\n"))
+
+    def write_counters(self, used_s: float, waited: tuple[float, float] | None) -> None:
+        """CPU time, and how long some and all tasks waited for more."""
+        overwrite(f"{self.path}/cpu.stat", render_cpu_stat(used_s))
+        if waited is not None:
+            overwrite(f"{self.path}/cpu.pressure", render_pressure(*waited))
+
+    def remove(self, trash: Path) -> None:
+        """It disappears at once, as by rmdir of a cgroup."""
+        remove_group(self, trash)
 
 
 def group_name(key: InstanceKey) -> str:
@@ -165,37 +197,33 @@ def render_numa_stat(pages: Mapping[int, int]) -> str:
     )
 
 
-def write_process(procfs: Path, pid: int, cgroup: str, comm: str, threads: tuple[str, ...] = ()) -> None:
-    """`/proc/PID` of an instance's init or QEMU; `threads` are the names of further threads, ids counting from PID."""
+def write_process(procfs: Path, pid: int, membership: str, comm: str) -> None:
+    """`/proc/PID` of an instance's init; `membership` is its file `cgroup`."""
     folder = procfs / str(pid)
-    put(folder / "cgroup", f"0::{cgroup}\n")
-    put(folder / "stat", _render_stat(pid, comm))
-    for offset, name in enumerate((comm, *threads) if threads else ()):
-        task = folder / "task" / str(pid + offset)
-        put(task / "comm", f"{name}\n")
-        # Only vCPU threads have run guest code: that is how they are told from the others.
-        guest_ticks = 100 if offset else 0
-        put(task / "stat", _render_stat(pid + offset, name, guest_ticks=guest_ticks))
-
-
-def write_used(procfs: Path, process: Process, used_s: float) -> None:
-    """CPU time of QEMU's process, all threads together; most of it was spent in the guest."""
-    ticks = int(used_s * USER_HZ)
-    user_ticks = ticks * 9 // 10
-    text = _render_stat(
-        process.pid, process.comm, user_ticks=user_ticks, system_ticks=ticks - user_ticks, guest_ticks=user_ticks
-    )
-    overwrite(f"{procfs}/{process.pid}/stat", text)
+    put(folder / "cgroup", membership)
+    put(folder / "stat", render_stat(pid, comm))
 
 
 def remove_process(procfs: Path, pid: int) -> None:
     """The process is gone."""
-    shutil.rmtree(procfs / str(pid), ignore_errors=True)
+    discard(procfs / str(pid))
 
 
-def _render_stat(pid: int, comm: str, *, user_ticks: int = 0, system_ticks: int = 0, guest_ticks: int = 0) -> str:
-    # Field 1 is the id, 2 the name, 3 the state; 14 and 15 are utime, which includes guest_time (43), and stime; 52
-    # fields in all: proc(5).
+def discard(folder: Path) -> None:
+    """Make a folder disappear at once, as a kernel's does, whoever writes in it; nothing happens without one."""
+    hidden = folder.with_name(f".{folder.name}")
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(folder, hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def render_stat(
+    pid: int, comm: str, *, started: int = 0, user_ticks: int = 0, system_ticks: int = 0, guest_ticks: int = 0
+) -> str:
+    """`stat` of a process or of one of its threads."""
+    # Field 1 is the id, 2 the name, 3 the state; 14 and 15 are utime, which includes guest_time (43), and stime; 22 is
+    # when it started, in ticks since boot; 52 fields in all: proc(5).
     fields = [str(pid), f"({comm})", "S", "1", *["0"] * 48]
     fields[13], fields[14], fields[42] = str(user_ticks), str(system_ticks), str(guest_ticks)
+    fields[21] = str(started)
     return " ".join(fields) + "\n"

@@ -16,8 +16,11 @@ from asyncinotify import Inotify, Mask
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.machine import Machine
-from incus_numa.simulator import groups, trees
-from incus_numa.simulator.groups import PAGE, Group, Process
+from incus_numa.simulator import groups, legacy_groups, trees
+from incus_numa.simulator.groups import PAGE, Group
+from incus_numa.simulator.legacy_groups import LegacyGroup
+from incus_numa.simulator.options import Hierarchy
+from incus_numa.simulator.virtual import VirtualMachine
 from incus_numa.simulator.work import Work, Worker
 
 CPUS, MEMS = "cpuset.cpus", "cpuset.mems"
@@ -30,14 +33,24 @@ class Kernel:
     """Owner of the trees below `directory`: `sys`, `proc` and `sys/fs/cgroup`."""
 
     def __init__(
-        self, machine: Machine, directory: Path, *, watches: bool, tick_s: float | None, on_write: ForeignWrite
+        self,
+        machine: Machine,
+        directory: Path,
+        *,
+        watches: bool,
+        tick_s: float | None,
+        on_write: ForeignWrite,
+        hierarchy: Hierarchy = Hierarchy.V2,
     ) -> None:
         self.machine = machine
         self.sysfs = directory / "sys"
         self.procfs = directory / "proc"
         self.cgroup = self.sysfs / "fs/cgroup"
+        self.hierarchy = hierarchy
         self.online = CpuSet(cpu.id for cpu in machine.cpus)
+        self.partition = CpuSet()
         self.groups: dict[InstanceKey, Group] = {}
+        self.machines: dict[InstanceKey, VirtualMachine] = {}
         self.work = Work(machine, self.procfs, tick_s=tick_s)
         self.refused: list[tuple[InstanceKey, str, str]] = []
         self._trash = directory / "trash"
@@ -47,11 +60,21 @@ class Kernel:
         self._watched: dict[Path, InstanceKey] = {}
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def payloads(self) -> Path:
+        """The folder with the payload cgroups, as far as they are about CPUs and memory nodes."""
+        return self.cgroup if self.hierarchy is Hierarchy.V2 else self.cgroup / legacy_groups.CPUSETS
+
+    @property
+    def open_cpus(self) -> CpuSet:
+        """Online CPUs that no cpuset partition has for itself: all that a payload cgroup can have."""
+        return self.online - self.partition or self.online
+
     def boot(self) -> None:
         """Write all trees and start to watch."""
         trees.write_sysfs(self.sysfs, self.machine)
         trees.write_procfs(self.procfs, self.machine)
-        groups.write_root(self.cgroup, self.online, self.machine.memory_nodes)
+        self._write_root(self.online)
         if self._watches:
             self._inotify = Inotify()
             self._task = asyncio.create_task(self._watch(self._inotify), name="fake kernel")
@@ -69,9 +92,9 @@ class Kernel:
     def create(self, key: InstanceKey, pid: int, pages: dict[int, int]) -> None:
         """A new payload cgroup with its memory, and its init process."""
         name = groups.group_name(key)
-        group = Group(name=name, path=self.cgroup / name, pages=pages)
-        groups.create_group(group, pid, self.online, self.machine.memory_nodes)
-        groups.write_process(self.procfs, pid, f"/{name}/init.scope", "systemd")
+        group = self._new_group(name, pages)
+        group.create(pid, self.open_cpus, self.machine.memory_nodes)
+        groups.write_process(self.procfs, pid, group.membership, "systemd")
         self.groups[key] = group
         self.work.start(key, Worker(group=group))
         if self._inotify is not None:
@@ -79,22 +102,21 @@ class Kernel:
                 self._inotify.add_watch(group.path / file, Mask.CLOSE_WRITE)
                 self._watched[group.path / file] = key
 
-    def create_vm(self, key: InstanceKey, pid: int, vcpus: int) -> None:
-        """A QEMU process with its vCPU threads; a VM has no cgroup of its own."""
-        process = Process(pid=pid, comm="qemu-system-x86", vcpus=vcpus)
-        names = (process.comm,) * vcpus
-        groups.write_process(self.procfs, pid, "/system.slice/incus.service", process.comm, names)
-        self.work.start(key, Worker(process=process))
+    def create_vm(self, key: InstanceKey, machine: VirtualMachine) -> None:
+        """A QEMU process; a VM has no cgroup of its own."""
+        self.machines[key] = machine
+        self.work.start(key, Worker(machine=machine))
 
     def remove(self, key: InstanceKey, pid: int) -> None:
         """The instance's processes ended, so its cgroup goes away."""
         self.work.end(key)
         groups.remove_process(self.procfs, pid)
+        self.machines.pop(key, None)
         group = self.groups.pop(key, None)
         if group is not None:
             for file in (CPUS, MEMS):
                 self._watched.pop(group.path / file, None)
-            groups.remove_group(group, self._trash)
+            group.remove(self._trash)
 
     def set_cpus(self, key: InstanceKey, cpus: CpuSet) -> None:
         """The server writes `cpuset.cpus`; nothing happens when the group is gone."""
@@ -109,10 +131,37 @@ class Kernel:
         """CPU hotplug: `/sys` and all effective sets follow, configured sets stay."""
         self.online = online
         trees.write_online(self.sysfs, self.machine, online)
-        groups.write_root(self.cgroup, online, self.machine.memory_nodes)
-        self.work.set_online(online)
+        self._follow_all()
+
+    def set_partition(self, cpus: CpuSet) -> None:
+        """Somebody made a cgroup with these CPUs an isolated cpuset partition; an empty set ends it."""
+        self.partition = cpus
+        self._follow_all()
+
+    def set_machine(self, machine: Machine) -> None:
+        """Nodes, CPUs or memory were plugged in or taken out. Pages of a node that is gone move to the others."""
+        online = self.online | CpuSet(cpu.id for cpu in machine.cpus) - CpuSet(cpu.id for cpu in self.machine.cpus)
+        trees.remove_gone(self.sysfs, self.machine, machine)
+        self.machine, self.online = machine, online & CpuSet(cpu.id for cpu in machine.cpus)
+        trees.write_online(self.sysfs, machine, self.online)
+        trees.write_meminfo(self.procfs, machine)
+        self.work.set_machine(machine)
+        self._follow_all()
+        for group in self.groups.values():
+            self._follow_mems(group)
+        for vm in self.machines.values():
+            vm.follow_possible(CpuSet(cpu.id for cpu in machine.cpus))
+            if not NodeSet(vm.pages) <= machine.memory_nodes:
+                vm.set_pages(move_pages(vm.pages, machine.memory_nodes))
+
+    def _follow_all(self) -> None:
+        """The root's sets and all effective CPUs follow what is online and free."""
+        self._write_root(self.open_cpus)
+        self.work.set_online(self.online, self.open_cpus)
         for group in self.groups.values():
             self._follow_cpus(group)
+        for vm in self.machines.values():
+            vm.follow_online(self.open_cpus)
 
     def settle(self) -> None:
         """Take over everything that was written, without waiting for inotify."""
@@ -152,6 +201,8 @@ class Kernel:
             cpus = CpuSet.parse(text)
             if not cpus <= CpuSet(cpu.id for cpu in self.machine.cpus):
                 raise ValueError(f"{cpus} has CPUs that are not possible")
+            if not group.accepts(cpus, self.open_cpus):
+                raise ValueError(f"{cpus} has CPUs that are offline")
             group.cpus = cpus
             self._follow_cpus(group)
             return
@@ -159,14 +210,30 @@ class Kernel:
         if not mems <= self.machine.memory_nodes:
             raise ValueError(f"{mems} has nodes without memory")
         group.mems = mems
-        groups.rewrite(group.path / "cpuset.mems.effective", str(mems or self.machine.memory_nodes))
-        if mems:
-            group.pages = move_pages(group.pages, mems)
-            groups.rewrite(group.path / "memory.numa_stat", groups.render_numa_stat(group.pages).rstrip("\n"))
+        self._follow_mems(group)
+
+    def _follow_mems(self, group: Group) -> None:
+        effective = group.mems & self.machine.memory_nodes or self.machine.memory_nodes
+        group.follow_mems(effective)
+        if group.moves_memory or not NodeSet(group.pages) <= self.machine.memory_nodes:
+            group.pages = move_pages(group.pages, effective)
+            group.write_pages()
 
     def _follow_cpus(self, group: Group) -> None:
-        effective = group.cpus & self.online or self.online
-        groups.rewrite(group.path / "cpuset.cpus.effective", str(effective))
+        group.follow_cpus(self.open_cpus)
+
+    def _write_root(self, cpus: CpuSet) -> None:
+        if self.hierarchy is not Hierarchy.V2:
+            legacy_groups.write_roots(self.cgroup, self.hierarchy, cpus, self.machine.memory_nodes)
+            return
+        groups.write_root(self.cgroup, cpus, self.machine.memory_nodes)
+        groups.rewrite(self.cgroup / "cpuset.cpus.isolated", str(self.partition & self.online))
+
+    def _new_group(self, name: str, pages: dict[int, int]) -> Group:
+        path = self.payloads / name
+        if self.hierarchy is Hierarchy.V2:
+            return Group(name=name, path=path, pages=pages)
+        return LegacyGroup(name=name, path=path, pages=pages, mount=self.cgroup, hierarchy=self.hierarchy)
 
 
 def move_pages(pages: dict[int, int], mems: NodeSet) -> dict[int, int]:

@@ -1,4 +1,4 @@
-"""Memory of simulated containers, moved slice by slice. Used by tests, in the process that the simulator runs in."""
+"""Memory of simulated instances, moved slice by slice. Used by tests, in the process that the simulator runs in."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 from incus_numa.errors import GoneError
 from incus_numa.model.plan import MovePages
-from incus_numa.simulator import groups
 from incus_numa.simulator.groups import Group
 from incus_numa.simulator.kernel import Kernel
+from incus_numa.simulator.virtual import VirtualMachine
 
 
 class SimulatedPages:
@@ -30,12 +30,18 @@ class SimulatedPages:
                 pages = dict(found.pages)
                 pages[source] -= size
                 pages[target] = pages.get(target, 0) + size
-                found.pages = pages
-                groups.rewrite(found.path / "memory.numa_stat", groups.render_numa_stat(pages).rstrip("\n"))
+                if isinstance(found, VirtualMachine):
+                    found.set_pages(pages)
+                else:
+                    found.pages = pages
+                    found.write_pages()
                 yield size
 
-    def _find(self, group: Path) -> Group:
+    def _find(self, group: Path) -> Group | VirtualMachine:
         for found in tuple(self._kernel.groups.values()):
             if found.path == group:
                 return found
+        for machine in tuple(self._kernel.machines.values()):
+            if machine.folder == group:
+                return machine
         raise GoneError(f"{group} no longer exists")

@@ -15,12 +15,23 @@ import msgspec
 from incus_numa.model.instance import InstanceKey, InstanceType
 
 CREATED_AT = "2026-08-01T10:00:00Z"
-_STATUS_CODE = {"Running": 103, "Stopped": 102}
+_STATUS_CODE = {"Running": 103, "Stopped": 102, "Frozen": 110}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """What of an instance comes back when it is restored: the keys set on it, volatile ones too, and its profiles."""
+
+    config: Mapping[str, str]
+    profiles: tuple[str, ...]
 
 
 @dataclass(kw_only=True, slots=True)
 class Record:
-    """One instance. `lock` is the operation that holds it: until it ends the API says it has not happened."""
+    """One instance. `lock` is the operation that holds it: until it ends the API says it has not happened.
+
+    One on another member (`location`) has the pid that it has there.
+    """
 
     key: InstanceKey
     type: InstanceType
@@ -30,7 +41,11 @@ class Record:
     location: str = "none"
     pid: int = 0
     memory_bytes: int = 0
+    devices: dict[str, dict[str, str]] = field(default_factory=dict)
     lock: str | None = None
+    frozen: bool = False
+    stateful: bool = False
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
     _etag: str | None = None
     _shown: dict[bool, bytes] = field(default_factory=dict)
 
@@ -44,6 +59,11 @@ class Record:
         """What the API says: a starting instance is Stopped until the start lock is released."""
         return self.pid != 0 and self.lock not in ("start", "restart")
 
+    @property
+    def status(self) -> str:
+        """The same in the API's words."""
+        return "Stopped" if not self.running else "Frozen" if self.frozen else "Running"
+
     def changed(self) -> None:
         """Forget what was encoded. Call after every change."""
         self._etag = None
@@ -52,7 +72,7 @@ class Record:
     def etag(self) -> str:
         """Hash of what PATCH can change, without quotes."""
         if self._etag is None:
-            value = ["x86_64", sorted(self.config.items()), False, self.profiles]
+            value = ["x86_64", sorted(self.config.items()), self.devices, False, self.profiles]
             self._etag = hashlib.sha256(msgspec.json.encode(value)).hexdigest()
         return self._etag
 
@@ -66,10 +86,9 @@ class Record:
         """JSON value of `/state`."""
         running = self.running
         usage = self.memory_bytes if running else 0
-        status = "Running" if running else "Stopped"
         return {
-            "status": status,
-            "status_code": _STATUS_CODE[status],
+            "status": self.status,
+            "status_code": _STATUS_CODE[self.status],
             "disk": {},
             "memory": {"usage": usage, "usage_peak": usage, "total": 0, "swap_usage": 0, "swap_usage_peak": 0},
             "network": None,
@@ -81,12 +100,11 @@ class Record:
         }
 
     def _plain(self) -> dict[str, Any]:
-        status = "Running" if self.running else "Stopped"
         return {
             "name": self.key.name,
             "description": "",
-            "status": status,
-            "status_code": _STATUS_CODE[status],
+            "status": self.status,
+            "status_code": _STATUS_CODE[self.status],
             "created_at": CREATED_AT,
             "last_used_at": CREATED_AT,
             "location": self.location,
@@ -94,12 +112,12 @@ class Record:
             "project": self.key.project,
             "architecture": "x86_64",
             "ephemeral": False,
-            "stateful": False,
+            "stateful": self.stateful,
             "profiles": list(self.profiles),
             "config": self.config,
-            "devices": {},
+            "devices": self.devices,
             "expanded_config": self.expanded,
-            "expanded_devices": {"root": {"path": "/", "pool": "default", "type": "disk"}},
+            "expanded_devices": {"root": {"path": "/", "pool": "default", "type": "disk"}, **self.devices},
         }
 
     def _full(self) -> dict[str, Any]:

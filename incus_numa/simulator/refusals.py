@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 
 from incus_numa.model.instance import InstanceKey, InstanceType
-from incus_numa.server.protocol import Product
+from incus_numa.simulator.options import BALANCED_NODES, CHOSEN_NODES, SimulatorOptions
 
 
 class ApiError(Exception):
@@ -49,13 +49,14 @@ _KNOWN = re.compile(
     r"|(boot|security|raw|migration|snapshots|cloud-init|cluster|nvidia|agent)\..+)\Z"
 )
 _CPU_SET = re.compile(r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*\Z")
+_TOPOLOGY = re.compile(r"((sockets|cores|threads)=[1-9][0-9]*(,|\Z))+\Z")
 _SYNTAX = "Invalid CPU limit syntax"
 
 
-def check_config(product: Product, config: Mapping[str, str], *, refuses_node_zero: bool) -> None:
+def check_config(options: SimulatorOptions, config: Mapping[str, str]) -> None:
     """Raises ApiError for the first key that is unknown or has a value that the server does not take."""
     for key, value in sorted(config.items()):
-        problem = _problem(product, key, value, refuses_node_zero=refuses_node_zero)
+        problem = _problem(options, key, value)
         if problem:
             raise ApiError(500, f"Invalid config: {problem}")
 
@@ -86,19 +87,21 @@ def is_restricted(project: Mapping[str, str], kind: InstanceType) -> bool:
     return project.get("restricted") == "true" or any(name.startswith("limits.") for name in project)
 
 
-def _problem(product: Product, key: str, value: str, *, refuses_node_zero: bool) -> str | None:
+def _problem(options: SimulatorOptions, key: str, value: str) -> str | None:
     if _FREE.match(key) or not value:
         return None
     if key.startswith("volatile."):
         known = key in KNOWN_VOLATILE or _DEVICE_VOLATILE.match(key)
-        if not known or (key == "volatile.cpu.nodes" and product is Product.LXD):
+        if not known or (key == "volatile.cpu.nodes" and BALANCED_NODES not in options.offered):
             return f"Unknown configuration key: {key}"
-    elif not _KNOWN.match(key):
+    elif not _KNOWN.match(key) or (key == "limits.cpu.nodes" and CHOSEN_NODES not in options.offered):
         return f"Unknown configuration key: {key}"
     if key == "limits.cpu.nodes" and value == "balanced":
-        return _SYNTAX if product is Product.LXD else None
+        return None if BALANCED_NODES in options.offered else _SYNTAX
+    if key == "limits.cpu" and _TOPOLOGY.match(value):
+        return None
     if key in ("limits.cpu", "limits.cpu.nodes", "volatile.cpu.nodes") and not _CPU_SET.match(value):
         return _SYNTAX
-    if key == "volatile.cpu.nodes" and value == "0" and refuses_node_zero:
+    if key == "volatile.cpu.nodes" and value == "0" and options.refuses_node_zero:
         return _SYNTAX
     return None

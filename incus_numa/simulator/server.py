@@ -6,7 +6,7 @@ Answers have Incus' envelopes: `sync`, `async` (an operation) and `error`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -14,22 +14,13 @@ import msgspec
 from aiohttp import web
 
 from incus_numa.model.instance import InstanceKey, InstanceType
-from incus_numa.server.protocol import Product
 from incus_numa.simulator.events import Listener
 from incus_numa.simulator.incus import Incus
+from incus_numa.simulator.lifecycle import Lifecycle
 from incus_numa.simulator.refusals import ApiError
 from incus_numa.simulator.resources import render_resources
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-EXTENSIONS = {
-    Product.INCUS: ("projects", "resources", "resources_v2", "instances", "virtual-machines", "container_full",
-                    "event_lifecycle", "event_location", "numa_cpu_placement", "numa_cpu_balanced",
-                    "instance_all_projects", "projects_restrictions", "clustering", "event_project"),
-    Product.LXD: ("projects", "resources", "resources_v2", "instances", "virtual-machines", "container_full",
-                  "event_lifecycle", "event_location", "numa_cpu_placement", "instance_all_projects",
-                  "projects_restrictions", "clustering", "event_project"),
-}  # fmt: skip
 
 _KINDS = {
     "/1.0": "server",
@@ -68,6 +59,7 @@ def create_app(incus: Incus) -> web.Application:
     app.router.add_get("/1.0/instances", api.list_instances)
     app.router.add_post("/1.0/instances", api.post_instance)
     app.router.add_get("/1.0/instances/{name}", api.get_instance)
+    app.router.add_post("/1.0/instances/{name}", api.post_instance_name)
     app.router.add_patch("/1.0/instances/{name}", api.patch_instance)
     app.router.add_delete("/1.0/instances/{name}", api.delete_instance)
     app.router.add_get("/1.0/instances/{name}/state", api.get_state)
@@ -82,6 +74,7 @@ class _Api:
 
     def __init__(self, incus: Incus) -> None:
         self._incus = incus
+        self._lifecycle = Lifecycle(incus)
         self._operations: dict[str, asyncio.Task[None]] = {}
         self._server: bytes | None = None
 
@@ -111,7 +104,7 @@ class _Api:
         options = self._incus.options
         value = {
             "config": {},
-            "api_extensions": list(EXTENSIONS[options.product]),
+            "api_extensions": sorted(options.offered),
             "api_status": "stable",
             "api_version": "1.0",
             "auth": "trusted",
@@ -147,7 +140,8 @@ class _Api:
 
     async def get_resources(self, request: web.Request) -> web.Response:
         """The hardware."""
-        return sync(msgspec.json.encode(render_resources(self._incus.kernel.machine, self._incus.kernel.online)))
+        kernel = self._incus.kernel
+        return sync(msgspec.json.encode(render_resources(kernel.machine, kernel.online, self._incus.cards)))
 
     async def list_projects(self, request: web.Request) -> web.Response:
         """Names, or with recursion the configurations, of all projects."""
@@ -197,6 +191,16 @@ class _Api:
         self._incus.patch(_key(request), changes, request.headers.get("If-Match"))
         return sync()
 
+    async def post_instance_name(self, request: web.Request) -> web.Response:
+        """Rename an instance, or move it to another project."""
+        body = await _json(request)
+        key = _key(request)
+        if body.get("migration") and body.get("project"):
+            self._lifecycle.move(key, str(body["project"]))
+        else:
+            self._lifecycle.rename(key, str(body.get("name", "")))
+        return self._operation(asyncio.sleep(0), "Renaming instance")
+
     async def delete_instance(self, request: web.Request) -> web.Response:
         """Delete a stopped instance."""
         self._incus.delete(_key(request))
@@ -207,15 +211,29 @@ class _Api:
         return sync(msgspec.json.encode(self._incus.get(_key(request)).state()))
 
     async def put_state(self, request: web.Request) -> web.Response:
-        """Start, stop or restart, in the background."""
+        """Start, stop, restart, freeze or unfreeze, in the background."""
         body = await _json(request)
         key = _key(request)
         self._incus.get(key)
-        actions = {"start": self._incus.start, "stop": self._incus.stop, "restart": self._incus.restart}
-        action = actions.get(body.get("action", ""))
+        action = self._actions(stateful=body.get("stateful") is True).get(body.get("action", ""))
         if action is None:
             raise ApiError(400, f"Unknown action: {body.get('action')!r}")
         return self._operation(action(key), f"{body['action'].title()}ing instance")
+
+    def _actions(self, *, stateful: bool) -> Mapping[str, Callable[[InstanceKey], Coroutine[Any, Any, None]]]:
+        async def freeze(key: InstanceKey) -> None:
+            self._lifecycle.pause(key)
+
+        async def unfreeze(key: InstanceKey) -> None:
+            self._lifecycle.resume(key)
+
+        return {
+            "start": self._lifecycle.start_stateful if stateful else self._incus.start,
+            "stop": self._lifecycle.stop_stateful if stateful else self._incus.stop,
+            "restart": self._incus.restart,
+            "freeze": freeze,
+            "unfreeze": unfreeze,
+        }
 
     async def get_operation(self, request: web.Request) -> web.Response:
         """How far an operation is."""

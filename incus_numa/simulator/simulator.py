@@ -17,31 +17,51 @@ from aiohttp import web
 from incus_numa.cpuset import CpuSet
 from incus_numa.model.instance import InstanceKey, InstanceType
 from incus_numa.model.machine import Machine
-from incus_numa.simulator import checker, control, server
+from incus_numa.simulator import checker, control, hotplug, server
+from incus_numa.simulator.devices import Devices
 from incus_numa.simulator.incus import Incus
 from incus_numa.simulator.kernel import Kernel
+from incus_numa.simulator.lifecycle import Lifecycle
 from incus_numa.simulator.measure import Measurements
+from incus_numa.simulator.members import Members
 from incus_numa.simulator.options import SimulatorOptions
+from incus_numa.simulator.virtual import VmThreads
 
 DEFAULTS = SimulatorOptions()
 
 
 class Simulator:
-    """One host with one server on `socket_path`. The driver's methods are not counted as requests."""
+    """One host with one server on `socket_path`. The driver's methods are not counted as requests.
+
+    What happens to an instance between its starts is in `lifecycle`, what other cluster members do in `members`, its
+    hardware in `devices`.
+    """
 
     def __init__(self, machine: Machine, directory: Path, options: SimulatorOptions = DEFAULTS) -> None:
-        self.machine = machine
         self.options = options
         self.measurements = Measurements()
         self.kernel = Kernel(
-            machine, directory, watches=options.watches, tick_s=options.tick_s, on_write=self.measurements.mark
+            machine,
+            directory,
+            watches=options.watches,
+            tick_s=options.tick_s,
+            on_write=self.measurements.mark,
+            hierarchy=options.cgroup,
         )
         self.incus = Incus(self.kernel, options, self.measurements)
         self.incus.on_panic = self._panic
+        self.devices = Devices(self.incus)
+        self.lifecycle = Lifecycle(self.incus)
+        self.members = Members(self.incus)
         self.socket_path = directory / "unix.socket"
         self.panicked = asyncio.Event()
         self._runner: web.AppRunner | None = None
         self._dying: asyncio.Task[None] | None = None
+
+    @property
+    def machine(self) -> Machine:
+        """The machine with all that is plugged in now."""
+        return self.kernel.machine
 
     @property
     def sysfs(self) -> Path:
@@ -57,6 +77,11 @@ class Simulator:
     def cgroup(self) -> Path:
         """What stands for `/sys/fs/cgroup`."""
         return self.kernel.cgroup
+
+    @property
+    def payloads(self) -> Path:
+        """The folder with the payload cgroups: the one above, or the hierarchy of cpusets below it."""
+        return self.kernel.payloads
 
     async def __aenter__(self) -> Self:
         self.kernel.boot()
@@ -178,6 +203,28 @@ class Simulator:
         """Bring a CPU back."""
         self._set_online(self.kernel.online | CpuSet([cpu]))
 
+    def smt_off(self) -> None:
+        """Take the second threads of all cores away, as `/sys/devices/system/cpu/smt/control` does."""
+        self._set_online(self.kernel.online - hotplug.second_threads(self.machine))
+
+    def set_isolated(self, cpus: CpuSet) -> None:
+        """Have these CPUs in an isolated cpuset partition from now on, and no others. No event is sent."""
+        self.kernel.set_partition(cpus)
+        self.incus.balancer.forget()
+
+    def add_memory_node(self, size_bytes: int) -> None:
+        """Plug in a node that has memory and no CPUs. No event is sent."""
+        self.kernel.set_machine(hotplug.with_memory_node(self.machine, size_bytes))
+
+    def resize_node(self, node: int, size_bytes: int) -> None:
+        """Plug memory into a node, or take some away. No event is sent."""
+        self.kernel.set_machine(hotplug.with_memory(self.machine, node, size_bytes))
+
+    def remove_node(self, node: int) -> None:
+        """Take a node away, with its CPUs and its memory. The server balances, no event is sent."""
+        self.kernel.set_machine(hotplug.without_node(self.machine, node))
+        self._set_online(self.kernel.online)
+
     async def balanced(self) -> None:
         """Return when the server's CPU scheduler has nothing left to do."""
         await self.incus.balancer.wait_idle()
@@ -186,10 +233,15 @@ class Simulator:
         """Let the fake kernel take over everything that was written, without waiting for inotify."""
         self.kernel.settle()
 
+    def vm_threads(self, key: InstanceKey) -> VmThreads:
+        """The threads of a running virtual machine, those of vCPUs told from others, and where each may run."""
+        return self.kernel.machines[key].threads()
+
     def problems(self) -> tuple[str, ...]:
         """What a real host could not look like, one sentence each."""
         self.settle()
-        return checker.check_world(checker.read_world(self.kernel, self.incus.records.values()))
+        here = [record for record in self.incus.records.values() if self.incus.is_here(record)]
+        return checker.check_world(checker.read_world(self.kernel, here))
 
     def _set_online(self, online: CpuSet) -> None:
         self.kernel.set_online(online)

@@ -60,16 +60,28 @@ def write_online(root: Path, machine: Machine, online: CpuSet) -> None:
             put(root / f"devices/{name}/cpus", f"{machine.cpus_by_kind.get(kind, CpuSet()) & online}\n")
 
 
+def remove_gone(root: Path, before: Machine, now: Machine) -> None:
+    """Remove the folders of nodes and CPUs that are no longer plugged in."""
+    gone = {f"node/node{one}" for one in before.node_by_id.keys() - now.node_by_id.keys()}
+    gone |= {f"cpu/cpu{one}" for one in before.cpu_by_id.keys() - now.cpu_by_id.keys()}
+    for name in gone:
+        shutil.rmtree(root / "devices/system" / name)
+
+
 def write_procfs(root: Path, machine: Machine) -> None:
     """Write the machine-wide files of `/proc`, as on a host with cgroup v2 only."""
-    total = machine.memory_bytes
-    free = sum(node.memory_bytes or 0 if node.free_bytes is None else node.free_bytes for node in machine.nodes)
-    put(
-        root / "meminfo",
-        f"MemTotal:       {total >> 10} kB\nMemFree:        {free >> 10} kB\nMemAvailable:   {free >> 10} kB\n",
-    )
+    write_meminfo(root, machine)
+    put(root / "pressure/cpu", "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n")
     put(root / "self/cgroup", "0::/system.slice/incus-numa.service\n")
     write_stat(root, {cpu.id: CpuTime() for cpu in machine.cpus}, CpuSet(cpu.id for cpu in machine.cpus))
+
+
+def write_meminfo(root: Path, machine: Machine) -> None:
+    """Write `meminfo` of `/proc`."""
+    total, huge = machine.memory_bytes, sum(sum(node.hugepages.values()) for node in machine.nodes)
+    free = sum(node.memory_bytes or 0 if node.free_bytes is None else node.free_bytes for node in machine.nodes)
+    rows = {"MemTotal": total, "MemFree": free, "MemAvailable": free, "Hugetlb": huge}
+    put(root / "meminfo", "".join(f"{name + ':':<15} {size >> 10} kB\n" for name, size in rows.items()))
 
 
 def write_stat(root: Path, times: Mapping[int, CpuTime], online: CpuSet) -> None:

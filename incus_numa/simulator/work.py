@@ -15,18 +15,19 @@ from pathlib import Path
 from incus_numa.cpuset import CpuSet
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.machine import Machine
-from incus_numa.simulator import groups, trees
-from incus_numa.simulator.groups import Group, Process
+from incus_numa.simulator import trees
+from incus_numa.simulator.groups import Group
 from incus_numa.simulator.sharing import Claim, Shares, share_time, waiting
 from incus_numa.simulator.trees import CpuTime
+from incus_numa.simulator.virtual import VirtualMachine
 
 
 @dataclass(kw_only=True, slots=True)
 class Worker:
-    """A running instance: a container's payload cgroup, or the process of a virtual machine. Seconds since it began."""
+    """A running instance: a container's payload cgroup, or a virtual machine. Seconds since it began."""
 
     group: Group | None = None
-    process: Process | None = None
+    machine: VirtualMachine | None = None
     used_s: float = 0.0
     some_s: float = 0.0
     full_s: float = 0.0
@@ -39,7 +40,7 @@ class Work:
     """
 
     def __init__(self, machine: Machine, procfs: Path, *, tick_s: float | None) -> None:
-        self.online = CpuSet(cpu.id for cpu in machine.cpus)
+        self.online = self.open_cpus = CpuSet(cpu.id for cpu in machine.cpus)
         self.cpu_times = {cpu.id: CpuTime() for cpu in machine.cpus}
         self.workers: dict[InstanceKey, Worker] = {}
         self._machine = machine
@@ -85,9 +86,17 @@ class Work:
             self._wake()
         self._wants[key] = cpus
 
-    def set_online(self, online: CpuSet) -> None:
-        """CPU hotplug: a CPU that is offline gives no time, and has no line in `/proc/stat`."""
-        self.online = online
+    def set_machine(self, machine: Machine) -> None:
+        """CPUs were plugged in or taken out."""
+        self._machine = machine
+        self.cpu_times = {cpu.id: self.cpu_times.get(cpu.id) or CpuTime() for cpu in machine.cpus}
+
+    def set_online(self, online: CpuSet, open_cpus: CpuSet) -> None:
+        """CPU hotplug: a CPU that is offline gives no time, and has no line in `/proc/stat`.
+
+        Instances work on `open_cpus` only, those that no cpuset partition has for itself.
+        """
+        self.online, self.open_cpus = online, open_cpus
         self.write_cpu_times()
 
     def advance(self, seconds: float) -> None:
@@ -120,22 +129,20 @@ class Work:
         return [key for key in self._wants if key in self.workers]
 
     def _claim(self, worker: Worker, wanted_cpus: float) -> Claim:
-        cpus = self.online
+        cpus = self.open_cpus
         if worker.group is not None:
-            cpus = worker.group.cpus & self.online or self.online
-        if worker.process is not None:
-            wanted_cpus = min(wanted_cpus, worker.process.vcpus)
+            cpus = worker.group.cpus & cpus or cpus
+        if worker.machine is not None:
+            cpus = worker.machine.read_cpus() & cpus or cpus
+            wanted_cpus = min(wanted_cpus, worker.machine.vcpus)
         # The kernel moves no task to an isolated CPU by itself, so such CPUs count for those that have no other.
         return Claim(cpus=cpus - self._machine.isolated or cpus, wanted_cpus=wanted_cpus)
 
     def _write(self, worker: Worker, *, waited: bool) -> None:
-        if worker.process is not None:
-            groups.write_used(self._procfs, worker.process, worker.used_s)
+        if worker.machine is not None:
+            worker.machine.write_used(worker.used_s)
         if worker.group is not None:
-            path = worker.group.path
-            groups.overwrite(f"{path}/cpu.stat", groups.render_cpu_stat(worker.used_s))
-            if waited:
-                groups.overwrite(f"{path}/cpu.pressure", groups.render_pressure(worker.some_s, worker.full_s))
+            worker.group.write_counters(worker.used_s, (worker.some_s, worker.full_s) if waited else None)
 
     def _wake(self) -> None:
         """Begin to count real time, just before somebody works; what passed since the last tick was idle."""

@@ -16,6 +16,12 @@ from incus_numa.topology.kinds import read_kinds
 from incus_numa.topology.meminfo import parse_meminfo
 from incus_numa.topology.nodes import read_nodes
 
+ISOLATED = f"{CPU_DIR}/isolated"
+PARTITIONS = "fs/cgroup/cpuset.cpus.isolated"
+"""CPUs of all isolated cpuset partitions: Documentation/admin-guide/cgroup-v2.rst, "Cpuset"."""
+OPEN = "fs/cgroup/cpuset.cpus.effective"
+"""Online CPUs that no cpuset partition took from the root of the hierarchy."""
+
 
 def read_machine(sysfs: Path, procfs: Path | None = None, *, name: str = "") -> Machine:
     """The machine below `sysfs` (the host's is /sys), with `procfs` for the memory of a machine without nodes.
@@ -32,7 +38,7 @@ def read_machine(sysfs: Path, procfs: Path | None = None, *, name: str = "") -> 
         nodes=nodes,
         cpus=_read_cpus(files, online, nodes),
         online=online,
-        isolated=_read_isolated(files),
+        isolated=_read_isolated(files, online),
         warnings=files.notes.sentences(),
     )
 
@@ -58,11 +64,19 @@ def _read_online(files: KernelFiles) -> CpuSet:
     return found
 
 
-def _read_isolated(files: KernelFiles) -> CpuSet:
-    isolated = files.cpu_list(f"{CPU_DIR}/isolated")
+def _read_isolated(files: KernelFiles, online: CpuSet) -> CpuSet:
+    """CPUs that the kernel keeps for others: by isolcpus=, or as some cgroup has them in a cpuset partition.
+
+    The list in sysfs has those of isolcpus= only. A partition that is not isolated takes its CPUs from the root as
+    well, so that no payload cgroup can run there.
+    """
+    isolated = files.cpu_list(ISOLATED)
     if isolated is None:
-        files.notes.add(f"{files.shown}/{CPU_DIR}/isolated is not readable: no CPU is taken as isolated")
-    return isolated or CpuSet()
+        files.notes.add(f"{files.shown}/{ISOLATED} is not readable: no CPU is taken as isolated")
+    in_partitions = files.cpu_list(PARTITIONS) or CpuSet()
+    free = files.cpu_list(OPEN)
+    taken = online - free if free else CpuSet()
+    return (isolated or CpuSet()) | in_partitions | taken
 
 
 def _read_only_node(files: KernelFiles, online: CpuSet, procfs: Path | None) -> Node:

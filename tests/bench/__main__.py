@@ -13,6 +13,7 @@ from tests.bench import (
     idle,
     moving,
     planning,
+    profiles,
     rebalancing,
     rewrites,
     sampling,
@@ -40,6 +41,7 @@ PARTS = {
     "servers": servers.main,
     "rewrites": rewrites.main,
     "starts": starts.main,
+    "profile": profiles.main,
     "sampling": sampling.main,
     "idle": idle.main,
 }

@@ -20,7 +20,9 @@ from incus_numa.daemon.notify import Notifier
 from incus_numa.daemon.observe import World
 from incus_numa.daemon.reconciler import Reconciler
 from incus_numa.daemon.service import Service
+from incus_numa.host import legacy_cgroup
 from incus_numa.host.cgroup import CgroupFiles
+from incus_numa.host.virtual import VirtualMachines
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.machine import Machine
 from incus_numa.server import events
@@ -105,8 +107,14 @@ class Log(logging.Handler):
             f"{record.name}: {record.getMessage()} {record.exc_info or ''}"
             for record in self.records
             if record.exc_info or record.name == "asyncio" or "plan not applied" in record.getMessage()
-            if record.levelno >= logging.WARNING
+            if record.levelno >= logging.WARNING and not _is_cut_off(record)
         ]
+
+
+def _is_cut_off(record: logging.LogRecord) -> bool:
+    """Whether the simulated server could not answer somebody whose connection it has just cut."""
+    error = record.exc_info[1] if record.exc_info else None
+    return record.name == "aiohttp.server" and isinstance(error, ConnectionError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,10 +180,14 @@ class Rig:
             self._cgroups = self._cgroup_files()
         server = MeddledServer(self.settings.server.socket, heartbeat_s=self._wish.heartbeat_s)
         settings = self.settings
-        world = World(server, self._cgroups, settings.host, settings.placement, settings.memory)
+        vms = VirtualMachines(self.simulator.procfs, self.simulator.sysfs, self.simulator.sysfs.parent / "vms")
+        world = World(
+            server, self._cgroups, vms, host=settings.host, placement=settings.placement, memory=settings.memory
+        )
         applier = LiveApplier(
             server,
             self._cgroups,
+            vms,
             write_timeout_s=self.settings.daemon.write_timeout_s,
             pages=SimulatedPages(self.simulator.kernel),
             bytes_per_second=self.settings.rebalance.bytes_per_second,
@@ -267,7 +279,7 @@ class Rig:
 
     def path(self, key: InstanceKey, file: str) -> Path:
         """A file of the payload cgroup."""
-        return self.simulator.cgroup / group_name(key) / file
+        return self.simulator.payloads / group_name(key) / file
 
     def has_group(self, key: InstanceKey) -> bool:
         """Whether the container has a cgroup."""
@@ -315,7 +327,7 @@ class Rig:
         await eventually(lambda: self.calls("GET instance", key) > before)
 
     def _cgroup_files(self) -> CgroupFiles:
-        return CgroupFiles(self.simulator.cgroup, self.simulator.procfs)
+        return legacy_cgroup.cgroup_files(self.simulator.cgroup, self.simulator.procfs)
 
 
 @asynccontextmanager
@@ -339,8 +351,9 @@ async def rig(
                     await one.listening()
                 yield one
                 await one.stop_daemon()
-                assert simulator.problems() == ()
-                assert one.log.bugs() == []
+                problems, bugs = simulator.problems(), one.log.bugs()
+                assert not problems, problems
+                assert not bugs, bugs
             finally:
                 await one.stop_daemon()
                 root.removeHandler(one.log)

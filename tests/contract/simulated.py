@@ -72,7 +72,7 @@ class Host:
         return NodeSet.parse(self.simulator.incus.get(key).config["volatile.cpu.nodes"])
 
     def path(self, key: InstanceKey, file: str) -> Path:
-        return self.simulator.cgroup / group_name(key) / file
+        return self.simulator.payloads / group_name(key) / file
 
 
 @asynccontextmanager

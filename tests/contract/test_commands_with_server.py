@@ -107,7 +107,7 @@ async def test_check_leaves_out_what_is_on_other_cluster_members(small: SmallSer
     ]
     small.answers["GET /1.0/instances"] = lambda: sync(both)
     result = await run_beside("check", "-f", "json", "--config", server_config(tmp_path, small.path))
-    assert {one["about"] for one in result.data} - {"host", "server"} == {"web/here"}
+    assert {one["about"] for one in result.data} - {"host", "server", "daemon"} == {"web/here"}
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ async def test_a_container_whose_cgroup_cannot_be_read_is_1(host: Host) -> None:
     away.rename(file)
     assert result.code == 1
     assert result.err.startswith("Error: db: its cgroup was not found")
-    assert (check.code, [one["about"] for one in check.data]) == (4, ["db"])
+    assert (check.code, [one["about"] for one in check.data]) == (4, ["daemon", "db"])
 
 
 async def test_where_cgroups_cannot_be_set_nothing_is_changed_and_it_is_1(host: Host) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -49,6 +50,13 @@ async def sharing(r: Rig, **config: str) -> tuple[InstanceKey, InstanceKey, list
 def journal(r: Rig) -> list[dict[str, object]]:
     path = r.journal
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def most_loaded(r: Rig) -> tuple[int, float]:
+    """The busiest node and its load, as the balancer saw it last."""
+    told = r.log.saying("is the most loaded with", level=logging.DEBUG)
+    found = re.match(r"node (\d+) is the most loaded with ([0-9.]+),", told[-1]) if told else None
+    return (int(found[1]), float(found[2])) if found else (-1, 0.0)
 
 
 async def test_two_busy_containers_of_one_node_are_spread() -> None:
@@ -105,11 +113,12 @@ async def test_load_that_is_no_longer_measured_does_not_count_where_others_start
         home = r.nodes(busy)
         assert home not in [r.nodes(key) for key in others]
         r.simulator.set_work(busy, 4.0)
-        await asyncio.sleep(1.0)
+        # Busier than any of the others asks to be.
+        await eventually(lambda: most_loaded(r)[0] == home.lowest() and most_loaded(r)[1] > 0.8)
         assert r.nodes(await r.present("beside", 1)) != home
         r.load_settings = lambda: replace(r.settings, rebalance=replace(SWIFT, enabled=False))
         r.daemon.service.reload()
-        await asyncio.sleep(0.1)
+        await eventually(lambda: r.log.saying("load is measured no more", level=logging.DEBUG))
         assert r.nodes(await r.present("later", 1)) == home
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from incus_numa.daemon.observe import World
 from incus_numa.host.cgroup import CgroupFiles
+from incus_numa.host.virtual import VirtualMachines
 from incus_numa.server.http_server import HttpServer
 from incus_numa.settings import (
     HostSettings,
@@ -129,10 +130,11 @@ async def test_check_finds_what_the_daemon_would_refuse() -> None:
         settings = settings.replace('reserved_total = "0"', 'reserved_total = "33GiB"')
         file.write_text(settings.replace("reserved = {}", 'reserved = {"0" = "33GiB"}'))
         result = await run_beside("check", "--config", file, "-f", "json")
-        found = [one["finding"] for one in result.data if one["about"] == "settings"]
+        found = [one for one in result.data if one["about"] == "settings"]
         assert result.code == 4
-        assert len(found) == 1
-        assert found[0].endswith("or less; the daemon does not start with that")
+        assert [one["code"] for one in found] == ["reservation"]
+        assert found[0]["finding"].endswith("or less")
+        assert "the daemon does not start with that" in found[0]["do"]
 
 
 async def test_reload_of_what_does_not_fit_keeps_the_old_settings() -> None:
@@ -161,7 +163,9 @@ async def test_reload_says_what_is_ignored() -> None:
 
 def world(sysfs: Path, memory: MemorySettings) -> World:
     cgroups = CgroupFiles(sysfs / "none", sysfs / "none")
-    return World(HttpServer("/nowhere"), cgroups, HostSettings(sysfs=str(sysfs)), PlacementSettings(), memory)
+    vms = VirtualMachines(sysfs / "none", sysfs, sysfs / "none")
+    host = HostSettings(sysfs=str(sysfs))
+    return World(HttpServer("/nowhere"), cgroups, vms, host=host, placement=PlacementSettings(), memory=memory)
 
 
 def kept(one: World) -> list[int]:

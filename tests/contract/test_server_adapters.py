@@ -1,10 +1,12 @@
-"""Both adapters keep the Server protocol's promises against one small server on a Unix socket."""
+"""Both adapters against a small server that answers as badly as a test wants, and what exactly they ask of it.
+
+What every server promises is in `tests.server_suite`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import socket as sockets
 from collections.abc import AsyncIterator, Callable
@@ -26,7 +28,7 @@ from incus_numa.errors import (
 from incus_numa.model.instance import InstanceKey, InstanceType
 from incus_numa.server import refusals
 from incus_numa.server.http_server import HttpServer
-from incus_numa.server.protocol import Product, Server, ServerInstance
+from incus_numa.server.protocol import Server, ServerInstance
 from incus_numa.server.pylxd_server import PylxdServer
 from incus_numa.server.retrying import retrying
 from tests.contract.small_server import CHANGES, KEY, SmallServer, html, refused, sync
@@ -55,11 +57,6 @@ async def alone(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     await made.close()
 
 
-async def test_info(server: Server) -> None:
-    info = await server.get_info()
-    assert (info.product, info.version, info.extensions) == (Product.INCUS, "6.0.4", frozenset({"etag"}))
-
-
 async def test_listing_covers_all_projects_and_survives_a_broken_instance(server: Server, fake: SmallServer) -> None:
     listing = await server.list_instances()
     assert [one.key for one in listing.instances] == [KEY]
@@ -79,14 +76,6 @@ async def test_instance_comes_with_its_etag(server: Server, fake: SmallServer) -
     assert fake.queries[-1] == "/1.0/instances/c1?project=web"
 
 
-async def test_pid(server: Server) -> None:
-    assert await server.get_pid(KEY) == 42
-
-
-async def test_resources_are_json(server: Server) -> None:
-    assert json.loads(await server.get_resources()) == {"cpu": {"total": 8}}
-
-
 @pytest.mark.parametrize("etag", ["e1", None])
 async def test_patch_sends_the_changes_under_the_etag(server: Server, fake: SmallServer, etag: str | None) -> None:
     await server.patch_config(KEY, CHANGES, etag)
@@ -97,11 +86,6 @@ async def test_names_are_quoted(server: Server, fake: SmallServer) -> None:
     with pytest.raises(GoneError):
         await server.get_instance(InstanceKey("a&b", "../x"))
     assert fake.queries[-1] == "/1.0/instances/..%2Fx?project=a%26b"
-
-
-async def test_many_calls_at_once(server: Server, fake: SmallServer) -> None:
-    await asyncio.gather(*(server.patch_config(KEY, CHANGES, "e1") for _ in range(20)))
-    assert len(fake.patches) == 20
 
 
 @pytest.mark.parametrize(

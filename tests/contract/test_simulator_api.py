@@ -172,7 +172,9 @@ async def test_virtual_machine_has_a_process_and_no_cgroup() -> None:
         await h.simulator.start(key)
         pid = (await h.call("GET", "/1.0/instances/vm1/state")).metadata["pid"]
         tasks = sorted(path.name for path in (h.simulator.procfs / str(pid) / "task").iterdir())
-        assert tasks == [str(pid + offset) for offset in range(4)]
+        threads = h.simulator.vm_threads(key)
+        assert tasks == [str(tid) for tid in sorted({*threads.vcpus, *threads.others})]
+        assert (len(threads.vcpus), pid in threads.others) == (3, True)
         assert not h.path(key, "").exists()
 
 

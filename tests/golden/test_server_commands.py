@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from incus_numa.model.instance import InstanceKey, InstanceType
+from incus_numa.simulator.cards import Card
 from incus_numa.simulator.groups import group_name
 from incus_numa.simulator.options import SimulatorOptions
 from incus_numa.simulator.simulator import Simulator
@@ -105,6 +106,35 @@ async def test_list_of_one_project(config: Path, golden: Golden) -> None:
 @pytest.mark.parametrize("name", ["db", "web", "typo", "big", "loose", "win", "idle", "job", "nobody"])
 async def test_explain(config: Path, name: str, golden: Golden) -> None:
     golden(f"explain-{name}.txt", shown(await run_beside("explain", name, "--config", config)))
+
+
+async def test_explain_devices(golden: Golden) -> None:
+    async with simulated.host(QUIET) as host:
+        config = await _populate_devices(host.simulator)
+        for name in ("trainer", "deaf"):
+            golden(f"explain-devices-{name}.txt", shown(await run_beside("explain", name, "--config", config)))
+        data = await run_beside("explain", "trainer", "--config", config, "-f", "json")
+        golden("explain-devices.json", shown(data))
+
+
+async def _populate_devices(simulator: Simulator) -> Path:
+    """Devices on a node, on an unknown one, that are not there, that are no hardware, and that are to be ignored."""
+    simulator.devices.plug(
+        Card(kind="gpu", address="0000:41:00.0", node=2, name="card1"),
+        Card(kind="nic", address="0000:01:00.0", node=-1, name="eth0"),
+    )
+    devices = {
+        "accelerator": {"type": "gpu", "vendorid": "10de"},
+        "eth0": {"type": "nic", "nictype": "macvlan", "parent": "eth0"},
+        "eth1": {"type": "nic", "nictype": "bridged", "parent": "br0"},
+        "spool": {"type": "disk", "source": "/dev/disk/by-id/gone", "path": "/spool"},
+    }
+    for name, keys in {"trainer": {}, "deaf": {"user.numa.devices": "ignore"}}.items():
+        key = simulator.create(name, {"limits.cpu": "2", "limits.memory": "1GiB", **BALANCED, **keys})
+        for device, values in devices.items():
+            simulator.devices.give(key, device, values)
+        await simulator.start(key)
+    return write_config(simulator)
 
 
 async def test_explain_as_data(config: Path, golden: Golden) -> None:

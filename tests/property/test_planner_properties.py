@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.instance import Instance, InstanceKey, Policy
 from incus_numa.model.machine import Machine
-from incus_numa.model.plan import MovePages, PatchNodes, Placement, Plan, Reason, Step, WriteCpus
+from incus_numa.model.plan import MovePages, PatchNodes, Placement, Plan, Reason, Step, WriteCpus, WriteMems
 from incus_numa.model.snapshot import Decided, Observed, Snapshot
 from incus_numa.policy import planner, steps
 from incus_numa.policy.check import check_plan
@@ -395,6 +395,7 @@ def step_applied(now: Observed, step: Step) -> Observed:
         assert now.memory is not None
         stays = {node: size for node, size in now.memory.items() if node not in step.sources}
         return replace(now, memory=stays | {step.targets.lowest(): step.size_bytes})
+    assert isinstance(step, WriteMems)
     return replace(now, mems=step.mems)
 
 

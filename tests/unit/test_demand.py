@@ -11,7 +11,7 @@ from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.instance import Demand, Instance, InstanceKey, InstanceType, MemoryMode, Policy
 from incus_numa.model.machine import CoreKind, Machine, Node
 from incus_numa.server import demand
-from incus_numa.server.protocol import Product, ServerInstance
+from incus_numa.server.protocol import Product, ServerInfo, ServerInstance
 from incus_numa.settings import PlacementSettings
 
 GIB = 1 << 30
@@ -285,6 +285,7 @@ def test_first_problem_is_the_same_in_any_order_of_keys() -> None:
         ({"volatile__cpu__nodes": "0-1"}, NodeSet((0, 1))),
         ({"volatile__cpu__nodes": "0-0", "limits__cpu__nodes": "balanced"}, NodeSet((0,))),
         ({"limits__cpu__nodes": "1", "user__limits__cpu__nodes": "balanced"}, NodeSet((1,))),
+        ({"limits__cpu__nodes": "1", "volatile__cpu__nodes": "0-1"}, NodeSet((1,))),
         ({"limits__cpu__nodes": "balanced"}, None),
         ({"volatile__cpu__nodes": "zero"}, None),
         ({"volatile__cpu__nodes": ""}, None),
@@ -295,9 +296,31 @@ def test_nodes_are_what_the_configuration_names(config: dict[str, str], nodes: N
     assert demand.nodes_from(server_instance(CONTAINER, None, **config)) == nodes
 
 
-def test_decision_is_written_where_the_server_reads_it() -> None:
-    assert demand.nodes_key(Product.INCUS) == "volatile.cpu.nodes"
-    assert demand.nodes_key(Product.LXD) == "limits.cpu.nodes"
+@pytest.mark.parametrize(
+    ("extensions", "key"),
+    [
+        ({"numa_cpu_placement", "numa_cpu_balanced"}, "volatile.cpu.nodes"),
+        ({"numa_cpu_placement"}, "limits.cpu.nodes"),
+        (set(), None),
+    ],
+)
+@pytest.mark.parametrize("product", Product)
+def test_decision_is_written_where_the_server_reads_it(product: Product, extensions: set[str], key: str | None) -> None:
+    assert demand.nodes_key(ServerInfo(product=product, version="1", extensions=frozenset(extensions))) == key
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ({"limits__cpu__nodes": "balanced"}, "volatile.cpu.nodes"),
+        ({"user__limits__cpu__nodes": "balanced"}, "volatile.cpu.nodes"),
+        ({"limits__cpu__nodes": "balanced", "user__limits__cpu__nodes": "balanced"}, "volatile.cpu.nodes"),
+        ({"limits__cpu__nodes": "1", "user__limits__cpu__nodes": "balanced"}, "limits.cpu.nodes"),
+        ({"limits__cpu__nodes": "1"}, "volatile.cpu.nodes"),
+    ],
+)
+def test_one_that_opted_in_has_its_nodes_where_a_list_is_in_the_way(config: dict[str, str], key: str) -> None:
+    assert demand.record_key(server_instance(CONTAINER, None, **config), "volatile.cpu.nodes") == key
 
 
 KEYS = sorted({key for key, _ in GARBAGE})

@@ -1,17 +1,19 @@
-"""What `check` finds, from values alone."""
+"""What `check` finds wrong with the keys of instances, from values alone."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from incus_numa.cli import findings
-from incus_numa.cli.findings import Capacity, Finding, Severity
-from incus_numa.cpuset import CpuSet, NodeSet
+from incus_numa.cli.findings import instances
+from incus_numa.cli.findings.finding import Finding, Kind, Severity, in_order, note, warning
+from incus_numa.cli.findings.instances import Capacity, Ground
+from incus_numa.cpuset import CpuSet
 from incus_numa.model.instance import InstanceKey, InstanceType
-from incus_numa.model.plan import Plan, Reason, Rejection
-from incus_numa.model.snapshot import Observed
+from incus_numa.model.machine import Machine
 from incus_numa.server import demand
 from incus_numa.server.protocol import Product, ServerInfo, ServerInstance
 from incus_numa.settings import PlacementSettings
@@ -31,15 +33,20 @@ def found(
     capacity: Capacity = CAPACITY,
     running: bool = False,
     kind: InstanceType = InstanceType.CONTAINER,
+    machine: Machine = MACHINE,
 ) -> list[Finding]:
     raw = ServerInstance(key=InstanceKey("default", "c1"), type=kind, running=running, config=config)
-    instance = demand.instance_from(raw, MACHINE, PlacementSettings())
-    return findings.check_instance(raw, instance, info, MACHINE, capacity)
+    instance = demand.instance_from(raw, machine, PlacementSettings())
+    return instances.check_instance(raw, instance, Ground(info=info, machine=machine, capacity=capacity))
+
+
+def kinds(config: dict[str, str], *, running: bool = False, **more: Any) -> list[tuple[Severity, Kind]]:
+    return [(one.severity, one.kind) for one in found(config, running=running, **more)]
 
 
 def dangers(**config: str) -> list[str]:
     keys = {name.replace("_", "."): value for name, value in config.items()}
-    return [one.text for one in found(keys) if one.severity is Severity.DANGER]
+    return [str(one) for one in found(keys) if one.severity is Severity.DANGER]
 
 
 @pytest.mark.parametrize("limit", ["9", "64", "sockets=3,cores=3,threads=1", "1000000", "0-8"])
@@ -56,12 +63,12 @@ def test_an_instance_that_fits_the_host_is_no_danger(limit: str) -> None:
 
 def test_only_balanced_makes_the_server_count_nodes() -> None:
     assert dangers(limits_cpu="64", limits_cpu_nodes="0-1") == []
-    assert found({"limits.cpu": "64", "user.limits.cpu.nodes": "balanced"}) == []
+    assert dangers(limits_cpu="64", user_limits_cpu_nodes="balanced") == []
 
 
 def test_a_crash_is_found_behind_another_bad_key() -> None:
     config = {"limits.cpu": "64", "limits.cpu.nodes": "balanced", "user.numa.policy": "sideways"}
-    assert [one.severity for one in found(config)] == [Severity.DANGER, Severity.WARNING]
+    assert kinds(config) == [(Severity.DANGER, Kind.WOULD_CRASH), (Severity.WARNING, Kind.BAD_KEY)]
 
 
 def test_a_virtual_machine_crashes_the_server_as_well() -> None:
@@ -72,7 +79,7 @@ def test_a_virtual_machine_crashes_the_server_as_well() -> None:
 def test_isolated_and_offline_cpus_count_for_the_server() -> None:
     """With two CPUs offline and one isolated the server still has 8 CPUs on 4 nodes, and 8 vCPUs need 4 nodes."""
     config = {"limits.cpu": "8", "limits.cpu.nodes": "balanced"}
-    assert found(config, capacity=CAPACITY) == []
+    assert kinds(config, capacity=CAPACITY) == []
     assert [one.severity for one in found(config, capacity=Capacity(cpus=6, nodes=4))] == [Severity.DANGER]
 
 
@@ -85,68 +92,74 @@ def test_isolated_and_offline_cpus_count_for_the_server() -> None:
     ],
 )
 def test_servers_that_do_not_crash(info: ServerInfo) -> None:
-    assert found({"limits.cpu": "64", "limits.cpu.nodes": "balanced"}, info=info) == []
+    config = {"limits.cpu": "64", "limits.cpu.nodes": "balanced"}
+    assert kinds(config, info=info) == [(Severity.WARNING, Kind.CPU_LIMIT)]
 
 
-def test_a_limit_that_the_server_cannot_read_stops_its_balancing_whoever_manages_the_instance() -> None:
-    for config in ({"limits.cpu": "a lot"}, {"limits.cpu": "a lot", "user.limits.cpu.nodes": "balanced"}):
-        assert Severity.DANGER in {one.severity for one in found(config, running=True)}
-    assert [one.severity for one in found({"limits.cpu": "a lot"}, running=False)] == []
+@pytest.mark.parametrize("opt_in", ["", "user.limits.cpu.nodes", "limits.cpu.nodes"])
+def test_a_limit_that_the_server_cannot_read_is_told_once_whoever_manages_the_instance(opt_in: str) -> None:
+    config = {"limits.cpu": "a lot"} | ({opt_in: "balanced"} if opt_in else {})
+    assert kinds(config, running=True) == [(Severity.DANGER, Kind.LIMIT_UNREADABLE)]
+    assert kinds(config) == ([(Severity.WARNING, Kind.BAD_KEY)] if opt_in else [])
 
 
 def test_nodes_that_the_machine_does_not_have() -> None:
-    (one,) = found({"limits.cpu.nodes": "balanced", "volatile.cpu.nodes": "3-5"})
-    assert (one.severity, "names nodes 4-5" in one.text) == (Severity.WARNING, True)
+    (one,) = found({"limits.cpu.nodes": "balanced", "volatile.cpu.nodes": "3-5"}, running=True)
+    assert (one.severity, one.kind, "names nodes 4-5" in one.text) == (Severity.WARNING, Kind.NODES_MISSING, True)
+    assert kinds({"limits.cpu.nodes": "2,9"}) == [(Severity.WARNING, Kind.NODES_MISSING)]
 
 
-def placed(nodes: str, cpus: str | None, actual: str | None = None, *, managed: bool = True) -> list[Finding]:
-    """Findings about a record of nodes, `cpuset.cpus`, and the CPUs that are left of them."""
-    observed = Observed(nodes=NodeSet.parse(nodes) or None, cpus=None if cpus is None else CpuSet.parse(cpus))
-    left = observed.cpus if actual is None else CpuSet.parse(actual)
-    return findings.check_placed(builders.instance("c1", managed=managed), observed, left, MACHINE)
+def test_the_record_of_a_stopped_instance_is_nothing_as_a_start_writes_it_anew() -> None:
+    assert found({"limits.cpu.nodes": "balanced", "volatile.cpu.nodes": "3-5"}) == []
 
 
-@pytest.mark.parametrize(("nodes", "cpus"), [("0", "0-1"), ("0-1", "1-2"), ("", "0-7")])
-def test_a_true_record(nodes: str, cpus: str) -> None:
-    assert placed(nodes, cpus) == []
+ISOLATED = builders.machine(nodes=4, cpus_per_node=2, isolated="6-7")
 
 
-@pytest.mark.parametrize(("nodes", "cpus"), [("0", "2-3"), ("0", "1-2"), ("0-1", "2-3"), ("0-3", "0")])
-def test_an_untrue_record(nodes: str, cpus: str) -> None:
-    (one,) = placed(nodes, cpus)
-    assert (one.severity, "not true" in one.text) == (Severity.WARNING, True)
+@pytest.mark.parametrize("managed", [{}, {"user.limits.cpu.nodes": "balanced"}])
+@pytest.mark.parametrize(
+    ("pins", "kind", "expected"),
+    [
+        ("0-3", InstanceType.CONTAINER, []),
+        ("2,9", InstanceType.CONTAINER, [(Severity.WARNING, Kind.PIN_MISSING)]),
+        ("8-9", InstanceType.VIRTUAL_MACHINE, [(Severity.WARNING, Kind.PIN_MISSING)]),
+        ("5-6", InstanceType.CONTAINER, [(Severity.WARNING, Kind.PIN_ISOLATED)]),
+        ("6-7", InstanceType.VIRTUAL_MACHINE, [(Severity.NOTE, Kind.PIN_ISOLATED)]),
+        ("6-8", InstanceType.CONTAINER, [(Severity.WARNING, Kind.PIN_MISSING), (Severity.WARNING, Kind.PIN_ISOLATED)]),
+    ],
+)
+def test_pins_on_cpus_that_are_missing_or_isolated(
+    managed: dict[str, str], pins: str, kind: InstanceType, expected: list[tuple[Severity, Kind]]
+) -> None:
+    assert kinds({"limits.cpu": pins, **managed}, kind=kind, machine=ISOLATED) == expected
 
 
-def test_a_record_is_true_or_not_by_the_cpus_that_are_left() -> None:
-    """`cpuset.cpus` names two nodes, but the CPUs of one are offline."""
-    assert len(placed("0-1", "0-3", "0-1")) == 1
+@pytest.mark.parametrize(
+    ("managed", "severity"), [({}, Severity.NOTE), ({"user.limits.cpu.nodes": "balanced"}, Severity.WARNING)]
+)
+def test_limits_that_are_larger_than_the_host(managed: dict[str, str], severity: Severity) -> None:
+    config = {"limits.cpu": "9", "limits.memory": "129GiB", **managed}
+    assert kinds(config) == [(severity, Kind.CPU_LIMIT), (severity, Kind.MEMORY_LIMIT)]
+    assert kinds({"limits.cpu": "8", "limits.memory": "128GiB", **managed}) == []
 
 
-def test_a_container_without_its_cgroup() -> None:
-    (one,) = placed("0", None)
-    assert (one.severity, "cgroup" in one.text) == (Severity.WARNING, True)
+def test_what_would_crash_the_server_is_not_told_again_as_too_large() -> None:
+    assert kinds({"limits.cpu": "9", "limits.cpu.nodes": "balanced"}) == [(Severity.DANGER, Kind.WOULD_CRASH)]
 
 
-def test_unmanaged_instances_are_nobodys_business() -> None:
-    assert placed("0", "2-3", managed=False) == []
+def test_memory_of_a_machine_that_does_not_say_how_much_it_has_is_never_too_small() -> None:
+    assert kinds({"limits.memory": "900GiB"}, machine=builders.machine(memory_bytes=None)) == []
 
 
-def test_the_host() -> None:
-    assert findings.check_host(MACHINE, (), is_root=True) == []
-    small = builders.machine(nodes=1)
-    found = findings.check_host(small, ("no cgroup v2",), is_root=False)
-    assert [one.severity for one in found] == [Severity.WARNING, Severity.WARNING, Severity.NOTE]
-    assert [word in one.text for word, one in zip(("no cgroup v2", "not root", "NUMA"), found, strict=True)] == [
-        True
-    ] * 3
+def test_findings_are_told_once_the_worst_first_then_by_what_they_are_about() -> None:
+    one, two = warning(Kind.BAD_KEY, "b", "x", "do"), warning(Kind.REFUSED, "a", "y", "do")
+    small, bad = note(Kind.HARDWARE, "a", "z"), found({"limits.cpu": "9", "limits.cpu.nodes": "balanced"})[0]
+    assert in_order([small, one, two, one, bad]) == (bad, two, one, small)
 
 
-def test_refused_instances_are_found_once() -> None:
-    key = InstanceKey("default", "c1")
-    bad = Rejection(key=key, reason=Reason.BAD_KEY, detail="x")
-    big = Rejection(key=key, reason=Reason.NO_MEMORY, detail="needs 32 GiB")
-    (one,) = findings.check_plan(Plan(rejections=(bad, big)))
-    assert "no-memory" in one.text
+def test_every_kind_of_finding_is_in_the_documentation() -> None:
+    text = (Path(__file__).parents[2] / "docs/commands.md").read_text()
+    assert [one.value for one in Kind if f"`{one.value}`" not in text] == []
 
 
 def test_the_servers_own_count_has_offline_cpus_and_no_nodes_without_cpus() -> None:

@@ -17,10 +17,11 @@ from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.errors import ForbiddenKeyError, GoneError, IncusNumaError, ReportError, RetryError
 from incus_numa.host.cgroup import CgroupFiles
 from incus_numa.host.pages import NoPages
+from incus_numa.host.virtual import VirtualMachines
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.plan import MovePages, Outcome, PatchNodes, Step, StepResult, WriteCpus, WriteMems
 from incus_numa.model.snapshot import Decided
-from incus_numa.server.protocol import Connected, Event, Listing, ServerInfo, ServerInstance
+from incus_numa.server.protocol import Connected, Event, Listing, Project, ServerInfo, ServerInstance
 
 KEY = InstanceKey("default", "c1")
 PATCH = PatchNodes(key=KEY, nodes=NodeSet([1]), before=None)
@@ -56,6 +57,9 @@ class OneAnswer:
     async def get_pid(self, key: InstanceKey) -> int | None:
         raise NotImplementedError
 
+    async def list_projects(self) -> tuple[Project, ...]:
+        raise NotImplementedError
+
     async def get_resources(self) -> bytes:
         raise NotImplementedError
 
@@ -80,7 +84,8 @@ def _target(group: Path | None, mark: Decided | None = DECIDED) -> Target:
 
 
 def _live(server: OneAnswer, files: CgroupFiles, pages: PageMover | None = None, *, pace: int = 1 << 40) -> LiveApplier:
-    return LiveApplier(server, files, write_timeout_s=30.0, pages=pages or NoPages(), bytes_per_second=pace)
+    vms = VirtualMachines(Path("/nowhere"), Path("/nowhere"), Path("/nowhere"))
+    return LiveApplier(server, files, vms, write_timeout_s=30.0, pages=pages or NoPages(), bytes_per_second=pace)
 
 
 def _applier(tmp_path: Path, server: OneAnswer) -> LiveApplier:

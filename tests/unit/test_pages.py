@@ -20,15 +20,18 @@ from hypothesis import strategies as st
 from incus_numa.cpuset import NodeSet
 from incus_numa.errors import GoneError, ReportError
 from incus_numa.host.mappings import Area
+from incus_numa.host.owners import list_processes
 from incus_numa.host.pagemap import Pagemap
-from incus_numa.host.pages import LEAST_PAGES, NoPages, Pages, SliceSize, count_tried, list_processes, page_mover
+from incus_numa.host.pages import LEAST_PAGES, NoPages, Pages, SliceSize, count_tried, page_mover
 from incus_numa.host.syscalls import UNKNOWN, LibcCalls, PageCalls, system_call_number
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.machine import Machine
 from incus_numa.model.plan import MovePages
+from incus_numa.simulator import groups
 from incus_numa.simulator.kernel import Kernel
 from incus_numa.simulator.pages import SimulatedPages
 from tests import builders
+from tests.virtual import qemu_host
 
 PAGE, LARGE = 4096, 8 * 4096
 KEY = InstanceKey("default", "c1")
@@ -301,6 +304,46 @@ def test_pages_that_were_tried_are_told_from_those_after_a_stop(
     assert count_tried(array("Q", [page * PAGE for page in pages]), array("i", statuses), LARGE) == tried
 
 
+def _stat(pid: int, started: int) -> str:
+    return groups.render_stat(pid, "qemu-system-x86", started=started)
+
+
+def test_memory_of_one_process_moves_and_of_no_other(host: Host) -> None:
+    host.add(PID, {3: 0, 4: 0, 5: 1})
+    host.add(PID + 1, {3: 0})
+    (host.procfs / str(PID) / "stat").write_text(_stat(PID, 70))
+    moved = [*Pages(host.procfs, host.calls).move(host.procfs / str(PID), step())]
+    assert sum(moved) == 2 * PAGE
+    assert host.calls.nodes == {PID: {3: 1, 4: 1, 5: 1}, PID + 1: {3: 0}}
+
+
+def test_process_that_is_another_by_now_is_left_alone(host: Host) -> None:
+    host.add(PID, dict.fromkeys(range(2 * LEAST_PAGES), 0))
+    stat = host.procfs / str(PID) / "stat"
+    stat.write_text(_stat(PID, 70))
+    slices = Pages(host.procfs, host.calls).move(host.procfs / str(PID), step())
+    assert next(slices) == 0
+    stat.write_text(_stat(PID, 71))
+    with pytest.raises(GoneError):
+        list(slices)
+
+
+def test_process_that_has_ended_has_no_memory_to_move(host: Host) -> None:
+    with pytest.raises(GoneError, match="process 9 has ended"):
+        list(Pages(host.procfs, host.calls).move(host.procfs / "9", step()))
+
+
+def test_group_is_found_in_the_cpuset_hierarchy_too(host: Host) -> None:
+    host.add(PID, {3: 0})
+    (host.procfs / str(PID) / "cgroup").write_text(
+        "5:memory:/lxc.payload.c1\n4:cpu,cpuset:/lxc.payload.c1/init.scope\n0::/system.slice/lxd.service\n"
+    )
+    host.add(PID + 1, {3: 0})
+    (host.procfs / str(PID + 1) / "cgroup").write_text("5:memory:/lxc.payload.c1\n4:cpuset:/other\n0::/\n")
+    assert host.move() == [PAGE]
+    assert host.calls.nodes == {PID: {3: 1}, PID + 1: {3: 0}}
+
+
 def test_memory_is_moved_on_the_running_kernel_only() -> None:
     assert isinstance(page_mover(Path("/proc")), Pages)
     other = page_mover(Path("/tmp/simulated/proc"))
@@ -421,6 +464,15 @@ def test_simulated_memory_follows_in_slices(tmp_path: Path) -> None:
     assert group.pages == {0: 0, 1: 1 << 20, 2: 24 << 20, 3: 16 << 20}
     anon = (group.path / "memory.numa_stat").read_text().splitlines()[0]
     assert anon.split()[1] == "N0=0"
+
+
+def test_simulated_memory_of_a_virtual_machine_follows_and_stays_bound_where_it_was(tmp_path: Path) -> None:
+    host = qemu_host(tmp_path, bound="0")
+    kernel = _simulated(tmp_path / "other", builders.machine())
+    kernel.create_vm(KEY, host.qemu)
+    assert [*SimulatedPages(kernel).move(host.vms.folder(host.process), step())] == [3 << 20]
+    memory = host.vms.memory(host.process)
+    assert (memory.by_node, memory.bound) == ({1: 4 << 20}, NodeSet([0]))
 
 
 def test_simulated_group_that_goes_away_ends_the_move(tmp_path: Path) -> None:

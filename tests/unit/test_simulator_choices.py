@@ -10,6 +10,7 @@ from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.instance import InstanceKey
 from incus_numa.simulator import choices
 from incus_numa.simulator.choices import CpuClaim, ServerPanicError
+from incus_numa.simulator.options import SimulatorOptions
 from tests import builders
 
 KEY = InstanceKey("default", "c1")
@@ -17,24 +18,27 @@ MACHINE = builders.machine()
 
 
 def test_least_named_node_is_chosen() -> None:
-    chosen = choices.choose_nodes(MACHINE, "2", {0: 1, 1: 1, 3: 2}, panics=True, random=Random(0))
+    chosen = choices.choose_nodes(MACHINE, "2", {0: 1, 1: 1, 3: 2}, options=SimulatorOptions(), random=Random(0))
     assert chosen == NodeSet([2])
 
 
 @pytest.mark.parametrize(("limit", "count"), [("", 1), ("4", 1), ("5", 2), ("16", 4), ("0-7", 2)])
 def test_node_count_follows_the_limit(limit: str, count: int) -> None:
-    assert len(choices.choose_nodes(MACHINE, limit, {}, panics=True, random=Random(0))) == count
+    assert len(choices.choose_nodes(MACHINE, limit, {}, options=SimulatorOptions(), random=Random(0))) == count
 
 
 def test_limit_above_the_machine_panics_or_is_capped() -> None:
     with pytest.raises(ServerPanicError, match=r"slice bounds out of range \[:16\] with capacity 4"):
-        choices.choose_nodes(MACHINE, "64", {}, panics=True, random=Random(0))
-    assert len(choices.choose_nodes(MACHINE, "64", {}, panics=False, random=Random(0))) == 4
+        choices.choose_nodes(MACHINE, "64", {}, options=SimulatorOptions(), random=Random(0))
+    assert len(choices.choose_nodes(MACHINE, "64", {}, options=SimulatorOptions(panics=False), random=Random(0))) == 4
 
 
 def test_memory_only_nodes_are_not_counted() -> None:
     machine = builders.machine(nodes=3)
-    ids = {choices.choose_nodes(machine, "1", {}, panics=True, random=Random(seed)).lowest() for seed in range(40)}
+    ids = {
+        choices.choose_nodes(machine, "1", {}, options=SimulatorOptions(), random=Random(seed)).lowest()
+        for seed in range(40)
+    }
     assert ids == {0, 1, 2}
 
 

@@ -6,9 +6,8 @@ import asyncio
 
 import pytest
 
-from incus_numa.daemon.triggers import MANY, Triggers, Verification, Work, concerns
+from incus_numa.daemon.triggers import GATHER_S, HOLD_S, MANY, QUIET_S, Edits, Triggers, Verification, Work
 from incus_numa.model.instance import InstanceKey
-from incus_numa.server.protocol import Event
 
 C1, C2 = InstanceKey("default", "c1"), InstanceKey("default", "c2")
 
@@ -106,19 +105,54 @@ def test_steady_events_do_not_put_off_a_verification() -> None:
     assert due >= 4
 
 
-@pytest.mark.parametrize(
-    ("action", "key", "wanted"),
-    [
-        ("instance-started", C1, True),
-        ("instance-restarted", C1, True),
-        ("instance-resumed", C1, True),
-        ("instance-shutdown", C1, True),
-        ("instance-updated", C1, True),
-        ("instance-migrated", C1, True),
-        ("instance-log-retrieved", C1, False),
-        ("instance-exec", C1, False),
-        ("instance-started", None, False),
-    ],
-)
-def test_events_about_where_an_instance_is_concern_us(action: str, key: InstanceKey | None, wanted: bool) -> None:
-    assert concerns(Event(action=action, key=key)) is wanted
+def held(count: int, *, every_s: float, began: float = 100.0) -> Edits:
+    """As many different instances, edited one after the other."""
+    edits = Edits()
+    for number in range(count):
+        edits.add(InstanceKey("default", f"c{number}"), began + number * every_s)
+    return edits
+
+
+def test_single_edit_waits_a_moment_for_others() -> None:
+    edits = held(1, every_s=0.0)
+    assert edits.due() == 100.0 + GATHER_S
+    assert edits.take(100.0) == ()
+    assert edits.take(100.0 + GATHER_S) == (InstanceKey("default", "c0"),)
+    assert edits.due() is None
+
+
+def test_edits_that_keep_coming_are_taken_together_when_they_end() -> None:
+    edits = held(50, every_s=0.01)
+    last = 100.0 + 49 * 0.01
+    assert edits.due() == pytest.approx(last + QUIET_S)
+    assert len(edits.take(last + QUIET_S + 0.001)) == 50
+    assert edits.due() is None
+
+
+def test_edits_that_never_end_are_not_put_off_for_ever() -> None:
+    assert held(500, every_s=0.01).due() == 100.0 + HOLD_S
+
+
+def test_edits_now_and_then_do_not_wait_for_one_another() -> None:
+    edits = Edits()
+    for number in range(50):
+        now = 100.0 + number
+        edits.add(C1, now)
+        assert edits.due() == now + GATHER_S
+        assert edits.take(now + GATHER_S) == (C1,)
+
+
+def test_one_edited_many_times_is_looked_at_once() -> None:
+    edits = Edits()
+    for number in range(30):
+        edits.add(C1, 100.0 + number / 1000)
+    assert edits.take(101.0) == (C1,)
+
+
+async def test_many_edits_are_one_look_at_everything_and_a_start_does_not_wait_for_them() -> None:
+    triggers = Triggers()
+    for number in range(10, MANY + 11):
+        triggers.look_at_edited(InstanceKey("default", f"c{number}"))
+    triggers.look_at(C1, starting=True)
+    assert await triggers.next() == Work(instances=((C1, True),))
+    assert await triggers.next() == Work(everything=True)

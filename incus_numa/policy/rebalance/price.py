@@ -55,4 +55,6 @@ def price_of(
     ways = sum(size * (1 + far[node][target] / 2) for node, size in sources for target in targets) / len(targets)
     known = all(machine.distance(node, target) is not None for node, _ in sources for target in targets)
     value = limits.move_price + limits.gib_price * ways / _GIB
-    return Price(value, total, round(LOCAL_DISTANCE * ways / total, 3) if known else None)
+    # Memory that stays behind costs as much: it is used over that distance from then on.
+    follows = 0 if instance.memory_stays else total
+    return Price(value, follows, round(LOCAL_DISTANCE * ways / total, 3) if known else None)
