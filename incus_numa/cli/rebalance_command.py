@@ -22,7 +22,7 @@ from incus_numa.daemon.balancing import Balancing
 from incus_numa.daemon.journal import Journal
 from incus_numa.daemon.reconciler import Reconciler
 from incus_numa.errors import ReportError
-from incus_numa.model.instance import InstanceKey
+from incus_numa.model.instance import InstanceKey, InstanceType
 from incus_numa.model.plan import Outcome, Placement, Plan, Rejection, StepResult
 from incus_numa.model.rebalance import Decision, Move
 from incus_numa.settings import Settings
@@ -206,8 +206,9 @@ def _troubles(
     told = {one.step.key for one in results if one.outcome not in (Outcome.DONE, Outcome.FORBIDDEN)}
     for key in placements:
         seen = session.world.get(key)
-        if seen is not None and seen.observed.cpus is None:
-            yield f"{key}: {NO_CGROUP}"
+        if seen is not None and seen.problem is not None:
+            is_container = seen.instance.type is InstanceType.CONTAINER
+            yield f"{key}: {NO_CGROUP if is_container else seen.problem}"
         elif key not in told and not dry_run and reconciler.has_drifted(key):
             yield f"{key} is not where it belongs: the server was busy with it or wrote, too; try again"
 

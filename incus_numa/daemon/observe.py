@@ -101,7 +101,7 @@ class World:
         return Snapshot(
             machine=self.machine,
             instances=tuple(
-                seen.instance if key in judged else self._counted(seen.instance) for key, seen in self._seen.items()
+                self._asking(seen) if key in judged else self._counted(seen) for key, seen in self._seen.items()
             ),
             observed={key: seen.observed for key, seen in self._seen.items()},
             load=self._load,
@@ -116,7 +116,7 @@ class World:
         # A start: what all others take is summed up already.
         snapshot = Snapshot(
             machine=self.machine,
-            instances=tuple(one.instance for one in seen),
+            instances=tuple(self._asking(one) for one in seen),
             observed={one.instance.key: one.observed for one in seen},
             load=self._load,
         )
@@ -149,7 +149,7 @@ class World:
             weight = seen.instance.demand.weight
             known = (max(weight, one.cpus_by_instance.get(key, 0.0)) for one in (before, load))
             if len(set(known)) > 1:
-                self._standing.see(self._counted(seen.instance), seen.observed, load)
+                self._standing.see(self._counted(seen), seen.observed, load)
 
     async def look_at_memory(self, key: InstanceKey) -> None:
         """Read where an instance has its memory."""
@@ -257,10 +257,23 @@ class World:
             return
         (self._shared.add if shared else self._shared.discard)(key)
         if self._standing is not None:
-            self._standing.see(self._counted(seen.instance), seen.observed, self._load)
+            self._standing.see(self._counted(seen), seen.observed, self._load)
 
-    def _counted(self, instance: Instance) -> Instance:
+    def _asking(self, seen: Seen) -> Instance:
+        """The instance as it is planned. Where a virtual machine starts, memory that it is bound to is like a device.
+
+        All that the guest touches comes from there for as long as it runs. Once it has a place, that is what moving it
+        by load costs (see rebalance.price), and no tie.
+        """
+        instance, observed = seen.instance, seen.observed
+        is_first = instance.memory_stays and observed.decided is None
+        if not is_first or not observed.bound or self.machine.memory_nodes <= observed.bound:
+            return instance
+        return replace(instance, device_nodes=instance.device_nodes | observed.bound)
+
+    def _counted(self, seen: Seen) -> Instance:
         """The instance as it counts where others are planned: with exclusive CPUs only if it was given some."""
+        instance = self._asking(seen)
         if instance.key not in self._shared:
             return instance
         return replace(instance, demand=replace(instance.demand, exclusive=False))
@@ -346,9 +359,6 @@ class World:
         if not instance.managed or self._was_pinned(instance):
             # What was decided while it was managed, or for CPUs that it listed, says nothing about where it is now.
             observed = replace(observed, decided=None)
-        if instance.memory_stays and observed.bound and not self.machine.memory_nodes <= observed.bound:
-            # All that the guest touches comes from there for as long as it runs: like a device that it uses.
-            instance = replace(instance, device_nodes=instance.device_nodes | observed.bound)
         return Seen(
             instance=instance,
             observed=observed,
@@ -381,13 +391,13 @@ class World:
         else:
             self._managed.pop(key, None)
         if self._standing is not None and (before is None or before.instance != seen.instance or moved(before, seen)):
-            self._standing.see(self._counted(seen.instance), seen.observed, self._load)
+            self._standing.see(self._counted(seen), seen.observed, self._load)
 
     def _stand(self) -> Standing:
         if self._standing is None:
             self._standing = Standing(self.machine, self._placement)
             for seen in self._seen.values():
-                self._standing.see(self._counted(seen.instance), seen.observed, self._load)
+                self._standing.see(self._counted(seen), seen.observed, self._load)
         return self._standing
 
     def _note_gone(self, key: InstanceKey, turn: int) -> None:

@@ -232,17 +232,21 @@ class Settling:
         """
         placement = self._decisions.get(key)
         seen = self._world.look_at_cgroup(key, memory=memory)
-        if placement is None or seen is None:
+        if placement is None or seen is None or _lacks_mark(seen, decided_of(placement)):
+            # What was decided just now and not marked yet is carried out by whoever decided it, the record first.
             return False
         return bool(self._now(placement, self.todo(placement, seen)))
 
     def was_decided_by_another(self, key: InstanceKey) -> bool:
-        """Whether the mark on the cgroup is not our decision: a command has moved the instance. Reads the cgroup."""
+        """Whether the mark on the cgroup is not our decision: a command has moved the instance. Reads the cgroup.
+
+        Without the mark it had, it is the cgroup of another instance of that name, or of one that was started again.
+        """
         placement, seen = self._decisions.get(key), self._world.get(key)
         if placement is None or seen is None:
             return False
         marked = self._world.read_mark(seen)
-        return marked is not None and marked not in (decided_of(placement), seen.marked)
+        return marked != seen.marked if marked is None else marked not in (decided_of(placement), seen.marked)
 
     def take_held(self) -> frozenset[InstanceKey]:
         """Those that were not put right since this was asked, as a pass was at work on them: to be compared again."""

@@ -5,6 +5,7 @@ Each is a sequence of events as the server sends them; no resync helps.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -73,6 +74,33 @@ async def test_old_name_given_to_one_that_asks_for_nothing_is_not_touched(option
         await r.placed(renamed)
         assert r.writes(stranger) == before
         assert r.simulator.incus.get(stranger).config.get("volatile.cpu.nodes") is None
+
+
+async def test_cgroup_of_another_that_has_the_name_now_is_not_put_right() -> None:
+    async with rig(wish=Wish(settings=Settings(daemon=replace(EVENTS_ONLY, verify_s=(0.5,))))) as r:
+        key = await r.present("c1", 3)
+        # Nothing is heard of what follows, and the cpusets are compared all the same.
+        r.simulator.mute_listeners()
+        await r.simulator.stop(key)
+        r.simulator.delete(key)
+        r.simulator.create("c1", {"limits.cpu": "3"})
+        await r.start(key)
+        asked, before = r.calls("GET instance", key), r.writes(key)
+        await eventually(lambda: r.calls("GET instance", key) > asked)
+        await asyncio.sleep(0.1)
+        assert r.writes(key) == before
+
+
+async def test_start_that_was_told_before_the_connection_and_shown_after_the_listing_is_found() -> None:
+    async with rig(replace(QUICK, lock_release_s=(1.5, 1.5)), run=False) as r:
+        key = r.managed("c1", 3)
+        starting = asyncio.create_task(r.simulator.start(key))
+        await eventually(lambda: ("instance-started", key) in r.simulator.incus.hub.sent)
+        r.start_daemon()
+        await r.listening()
+        assert not starting.done()
+        await starting
+        await r.placed(key)
 
 
 @in_any_order

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -45,9 +46,10 @@ def cost(r: Rig, keys: list[InstanceKey]) -> Cost:
 def is_one_pass(spent: Cost, *, patches: int) -> bool:
     """Whether nearly all were looked at in one go: on a busy host the first few may have been looked at before that.
 
-    A PATCH is preceded by one look at the instance, whose ETag it needs.
+    A PATCH is preceded by one look at the instance, whose ETag it needs. One listing more may be of the beginning.
     """
-    return (spent.listings, spent.patches) == (1, patches) and patches <= spent.gets <= patches + FEW
+    once = spent.listings in (1, 2) and spent.patches == patches
+    return once and patches <= spent.gets <= patches + SOME // 2
 
 
 @asynccontextmanager
@@ -112,6 +114,24 @@ async def test_profile_that_changes_nothing_for_us_is_one_look() -> None:
             key: found[:2] for key, found in before.items()
         }
         assert is_one_pass(cost(r, keys), patches=0)
+
+
+async def test_edit_taken_back_before_it_was_carried_out_leaves_no_memory_bound() -> None:
+    async with users({"limits.cpu": "2"}) as (r, keys):
+        gate = asyncio.Event()
+
+        async def hold(key: InstanceKey) -> None:
+            await gate.wait()
+
+        r.daemon.server.before_patch = hold
+        r.simulator.set_profile("numa", {"limits.cpu": "2", "limits.cpu.nodes": "balanced"})
+        await eventually(lambda: any(r.seat(key).mems for key in keys))
+        # Longer than it takes until all cpusets are compared.
+        await asyncio.sleep(1.0)
+        r.simulator.set_profile("numa", {"limits.cpu": "2"})
+        gate.set()
+        await eventually(lambda: r.calls("GET instances") >= 2)
+        await eventually(lambda: all(r.seat(key).mems == NodeSet() for key in keys))
 
 
 async def test_start_during_a_profile_edit_does_not_wait_for_it() -> None:

@@ -290,9 +290,10 @@ async def test_memory_follows_where_the_settings_say_so() -> None:
         ]
 
 
-async def test_busy_ones_on_one_node_are_spread_by_measured_load() -> None:
+@pytest.mark.parametrize("vm_memory", ["keep", "migrate"])
+async def test_busy_ones_on_one_node_are_spread_by_measured_load(vm_memory: str) -> None:
     swift = RebalanceSettings(interval_s=0.15, time_constant_s=0.1, hold_s=0.1, cooldown_s=3600.0)
-    async with host(rebalance=swift, vm_memory="migrate") as r:
+    async with host(rebalance=swift, vm_memory=vm_memory) as r:
         mover = await vm(r, "mover", "4")
         fixed = [await r.present(f"c{n}", 4, user_numa_movable="false") for n in range(4)]
         mate = next(key for key in fixed if r.nodes(key) == nodes(r, mover))
@@ -300,3 +301,6 @@ async def test_busy_ones_on_one_node_are_spread_by_measured_load() -> None:
         r.simulator.set_work(mover, 4.0)
         r.simulator.set_work(mate, 4.0)
         await eventually(lambda: nodes(r, mover) != before and is_placed(r, mover))
+        after = {node for node, size in r.simulator.kernel.machines[mover].pages.items() if size}
+        if vm_memory == "keep":
+            assert after == set(before)
