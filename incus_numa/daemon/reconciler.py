@@ -131,6 +131,10 @@ class Reconciler:
         """Those that were not put right since this was asked, as a pass was at work on them: to be compared again."""
         return self._settling.take_held()
 
+    def take_unready(self) -> frozenset[InstanceKey]:
+        """Those not compared since this was asked, as a pass was about to bring them there: to be compared after it."""
+        return self._settling.take_unready()
+
     def take_freed(self) -> bool:
         """Whether exclusive CPUs became usable since this was asked: those that have too few may get them now."""
         return self._decisions.take_freed()

@@ -251,6 +251,7 @@ class Service:
             self._triggers.look_at(key, starting=False)
         for key in self._world.managed():
             self._watch_group(key)
+        self._triggers.look_at_cgroups(tuple(self._reconciler.take_unready()))
         self._say_status()
 
     async def _pass_over(self, key: InstanceKey, *, starting: bool) -> None:
@@ -261,6 +262,7 @@ class Service:
             if self._reconciler.take_freed():
                 self._triggers.look_at_everything()
             self._watch_group(key)
+            self._triggers.look_at_cgroups(tuple(self._reconciler.take_unready()))
             self._say_status()
         finally:
             del self._running[key]

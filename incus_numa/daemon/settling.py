@@ -62,6 +62,7 @@ class Settling:
         self._locks: WeakValueDictionary[InstanceKey, asyncio.Lock] = WeakValueDictionary()
         self._recording = Recording(world)
         self._held: set[InstanceKey] = set()
+        self._unready: set[InstanceKey] = set()
         self._own_updates: dict[InstanceKey, float] = {}
         self._waiting: dict[InstanceKey, Placement] = {}
         self._followed: dict[InstanceKey, Place] = {}
@@ -232,8 +233,11 @@ class Settling:
         """
         placement = self._decisions.get(key)
         seen = self._world.look_at_cgroup(key, memory=memory)
-        if placement is None or seen is None or _lacks_mark(seen, decided_of(placement)):
-            # What was decided just now and not marked yet is carried out by whoever decided it, the record first.
+        if placement is None or seen is None:
+            return False
+        if _lacks_mark(seen, decided_of(placement)):
+            # What was decided just now is carried out by whoever decided it, the record first.
+            self._unready.add(key)
             return False
         return bool(self._now(placement, self.todo(placement, seen)))
 
@@ -247,6 +251,11 @@ class Settling:
             return False
         marked = self._world.read_mark(seen)
         return marked != seen.marked if marked is None else marked not in (decided_of(placement), seen.marked)
+
+    def take_unready(self) -> frozenset[InstanceKey]:
+        """Those not compared since this was asked, as they were not where they were decided to be yet."""
+        unready, self._unready = frozenset(self._unready), set()
+        return unready
 
     def take_held(self) -> frozenset[InstanceKey]:
         """Those that were not put right since this was asked, as a pass was at work on them: to be compared again."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +53,8 @@ class Kernel:
         self.groups: dict[InstanceKey, Group] = {}
         self.machines: dict[InstanceKey, VirtualMachine] = {}
         self.work = Work(machine, self.procfs, tick_s=tick_s)
+        # Slices of memory are moved in threads, beside the event loop that takes over what was written.
+        self.memory = threading.Lock()
         self.refused: list[tuple[InstanceKey, str, str]] = []
         self._trash = directory / "trash"
         self._on_write = on_write
@@ -152,7 +155,8 @@ class Kernel:
         for vm in self.machines.values():
             vm.follow_possible(CpuSet(cpu.id for cpu in machine.cpus))
             if not NodeSet(vm.pages) <= machine.memory_nodes:
-                vm.set_pages(move_pages(vm.pages, machine.memory_nodes))
+                with self.memory:
+                    vm.set_pages(move_pages(vm.pages, machine.memory_nodes))
 
     def _follow_all(self) -> None:
         """The root's sets and all effective CPUs follow what is online and free."""
@@ -216,8 +220,9 @@ class Kernel:
         effective = group.mems & self.machine.memory_nodes or self.machine.memory_nodes
         group.follow_mems(effective)
         if group.moves_memory or not NodeSet(group.pages) <= self.machine.memory_nodes:
-            group.pages = move_pages(group.pages, effective)
-            group.write_pages()
+            with self.memory:
+                group.pages = move_pages(group.pages, effective)
+                group.write_pages()
 
     def _follow_cpus(self, group: Group) -> None:
         group.follow_cpus(self.open_cpus)

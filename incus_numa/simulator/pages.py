@@ -24,18 +24,26 @@ class SimulatedPages:
         """Each item is the bytes of one slice, which goes to each of the targets in turn. Raises GoneError."""
         targets = cycle(step.targets)
         for source in step.sources - step.targets:
-            while size := min(self._find(group).pages.get(source, 0), self._slice_bytes):
-                found = self._find(group)
-                target = next(targets)
-                pages = dict(found.pages)
-                pages[source] -= size
-                pages[target] = pages.get(target, 0) + size
-                if isinstance(found, VirtualMachine):
-                    found.set_pages(pages)
-                else:
-                    found.pages = pages
-                    found.write_pages()
+            while size := self._move_slice(group, source, next(targets)):
                 yield size
+
+    def _move_slice(self, group: Path, source: int, target: int) -> int:
+        """The bytes that one slice moved; 0 when nothing is left, or the target is not allowed. Raises GoneError."""
+        with self._kernel.memory:
+            found = self._find(group)
+            size = min(found.pages.get(source, 0), self._slice_bytes)
+            # A kernel moves nothing to nodes that the cpuset, which may have been written meanwhile, forbids.
+            if not size or (isinstance(found, Group) and found.mems and target not in found.mems):
+                return 0
+            pages = dict(found.pages)
+            pages[source] -= size
+            pages[target] = pages.get(target, 0) + size
+            if isinstance(found, VirtualMachine):
+                found.set_pages(pages)
+            else:
+                found.pages = pages
+                found.write_pages()
+            return size
 
     def _find(self, group: Path) -> Group | VirtualMachine:
         for found in tuple(self._kernel.groups.values()):
