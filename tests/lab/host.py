@@ -1,7 +1,7 @@
 """A virtual NUMA host: one QEMU process under software emulation, reached over SSH. Started by conftest and boot.py.
 
-Two nodes share a package: distance 12 inside it, 32 outside. The disk is a throw-away snapshot of the built image, so
-every host starts alike. Nothing outlives the process that started it.
+Two nodes share a package: distance 12 inside it, 32 outside. The disk is a throw-away snapshot of a built image, so
+every host of a kind starts alike. Nothing outlives the process that started it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-BOOT_TIMEOUT_S = 300.0
+BOOT_TIMEOUT_S = 420.0
 """From power on to SSH; 60 to 110 s where two cores are free."""
 
-LEAN = "apparmor=0 audit=0 mitigations=off systemd.show_status=no"
+LEAN = "apparmor=0 audit=0 mitigations=off systemd.show_status=no selinux=0"
 """Kernel features that have no part in placement and that emulation makes slow: each start would compile a profile."""
 
 NEAR, FAR = 12, 32
@@ -33,14 +33,35 @@ class Shape:
     nodes: int = 4
     cpus_per_node: int = 2
     mib_per_node: int = 1024
+    wire: tuple[str, ...] = ()
+    """Arguments of the emulator for a network card that leads to another host."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """What runs in the host: the Debian suite of its image, the server, and the units that are not started."""
+
+    name: str
+    suite: str
+    server: str
+    masked: tuple[str, ...] = ()
+
+
+INCUS = Kind(name="incus", suite="trixie", server="incus", masked=("lxd.service", "lxd.socket"))
+INCUS7 = Kind(name="incus7", suite="forky", server="incus")
+LXD = Kind(name="lxd", suite="trixie", server="lxd", masked=("incus.service", "incus.socket"))
+CLUSTER = Kind(name="cluster", suite="trixie", server="incus", masked=("lxd.service", "lxd.socket"))
+"""Two hosts of two shapes, which test_cluster.py boots itself."""
+
+KINDS = {kind.name: kind for kind in (INCUS, INCUS7, LXD, CLUSTER)}
 
 
 class CommandError(AssertionError):
     """A command in the host failed or took too long; the text holds what it printed."""
 
 
-def render_qemu(image: Path, shape: Shape, port: int, serial: Path) -> list[str]:
-    """The command line of the emulator."""
+def render_qemu(image: Path, kind: Kind, shape: Shape, port: int, serial: Path) -> list[str]:
+    """The command line of the emulator; `image` is the folder of the kind's suite."""
     cpus, per = shape.nodes * shape.cpus_per_node, shape.cpus_per_node
     # Without cmpxchg16b, whose emulation in QEMU 7.2 now and then leaves wrong flags: guest kernels crash within
     # minutes. Without five-level page tables, which cost time and serve nothing here.
@@ -49,11 +70,12 @@ def render_qemu(image: Path, shape: Shape, port: int, serial: Path) -> list[str]
     argv += ["-display", "none", "-no-reboot", "-nodefaults", "-serial", f"file:{serial}"]
     argv += ["-smp", f"{cpus},sockets={shape.nodes},cores={per // 2},threads=2"]
     argv += ["-m", f"{shape.nodes * shape.mib_per_node}M"]
+    masks = " ".join(f"systemd.mask={unit}" for unit in kind.masked)
     argv += ["-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd")]
-    argv += ["-append", f"root=/dev/vda rw console=ttyS0 quiet panic=-1 {LEAN}"]
+    argv += ["-append", f"root=/dev/vda rw console=ttyS0 quiet panic=-1 {LEAN} {masks}"]
     argv += ["-drive", f"file={image / 'disk'},format=raw,if=virtio,snapshot=on"]
     argv += ["-netdev", f"user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"]
-    argv += ["-device", "virtio-net-pci,netdev=n0", "-device", "virtio-rng-pci"]
+    argv += ["-device", "virtio-net-pci,netdev=n0", "-device", "virtio-rng-pci", *shape.wire]
     for node in range(shape.nodes):
         argv += ["-object", f"memory-backend-ram,id=m{node},size={shape.mib_per_node}M"]
         argv += ["-numa", f"node,nodeid={node},memdev=m{node},cpus={node * per}-{(node + 1) * per - 1}"]
@@ -67,19 +89,20 @@ def render_qemu(image: Path, shape: Shape, port: int, serial: Path) -> list[str]
 class Host:
     """A running host. `run` is the way in; `stop` ends it, and the kernel ends it if we die."""
 
-    def __init__(self, image: Path, port: int, emulator: subprocess.Popen[bytes] | None, scratch: Path) -> None:
+    def __init__(self, images: Path, port: int, emulator: subprocess.Popen[bytes] | None, scratch: Path) -> None:
         self.port = port
-        self._image = image
+        self._key = images / "id"
         self._emulator = emulator
         self._scratch = scratch
         self._master: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def start(cls, image: Path, shape: Shape | None = None) -> Host:
+    def start(cls, images: Path, kind: Kind = INCUS, shape: Shape | None = None) -> Host:
         """Start the emulator on a free port. Returns before the host answers: see `wait`."""
+        image = images / kind.suite
         scratch = Path(tempfile.mkdtemp(prefix="lab."))
         port = _free_port()
-        argv = render_qemu(image, shape or Shape(), port, scratch / "serial.log")
+        argv = render_qemu(image, kind, shape or Shape(), port, scratch / "serial.log")
         # The snapshot of the disk is an unlinked file in TMPDIR, which belongs beside the image and not in a tmpfs.
         with (scratch / "emulator.log").open("wb") as said:
             emulator = subprocess.Popen(
@@ -89,12 +112,12 @@ class Host:
                 stderr=said,
                 env={**os.environ, "TMPDIR": str(image)},
             )
-        return cls(image, port, emulator, scratch)
+        return cls(images, port, emulator, scratch)
 
     @classmethod
-    def attach(cls, image: Path, port: int) -> Host:
+    def attach(cls, images: Path, port: int) -> Host:
         """A host that someone else started, for example boot.py, and will stop."""
-        return cls(image, port, None, Path(tempfile.mkdtemp(prefix="lab.")))
+        return cls(images, port, None, Path(tempfile.mkdtemp(prefix="lab.")))
 
     def wait(self) -> float:
         """Wait until commands can be run. Returns the seconds it took; raises CommandError after BOOT_TIMEOUT_S."""
@@ -138,6 +161,20 @@ class Host:
         """Write a file in the host, with its folders."""
         self.run(f"install -D -m {mode} /dev/stdin {path}", stdin=content)
 
+    def forward(self, path: str) -> Path:
+        """A Unix socket outside that leads to one in the host."""
+        outside = self._scratch / Path(path).name
+        outside.unlink(missing_ok=True)
+        subprocess.run([*self._ssh("-O", "forward", "-L", f"{outside}:{path}")], check=True, stdin=subprocess.DEVNULL)
+        return outside
+
+    def read_cpu_s(self) -> float | None:
+        """CPU seconds that the emulator has used; None for an attached host."""
+        if self._emulator is None:
+            return None
+        fields = Path(f"/proc/{self._emulator.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def read_serial(self, lines: int = 30) -> str:
         """The end of what the emulator and the console said; empty for an attached host."""
         said = []
@@ -155,7 +192,7 @@ class Host:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _ssh(self, *options: str) -> list[str]:
-        fixed = ["-q", "-p", str(self.port), "-i", str(self._image / "id"), "-o", "BatchMode=yes"]
+        fixed = ["-q", "-p", str(self.port), "-i", str(self._key), "-o", "BatchMode=yes"]
         fixed += ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-F", "none"]
         fixed += ["-o", f"ControlPath={self._scratch / 'ssh'}"]
         return ["ssh", *fixed, *options, "root@127.0.0.1"]

@@ -7,35 +7,42 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from incus_numa.cpuset import CpuSet, NodeSet
-from tests.lab.host import Host
+from tests.lab.api import Api, ApiError
+from tests.lab.host import Host, Kind
 
 GUEST = Path(__file__).parent / "guest"
 RECORD = "/run/lab-record"
 CONFIG = "/etc/incus-numa/config.toml"
-SOCKET = "/var/lib/incus/unix.socket"
 CGROUPS = "/sys/fs/cgroup"
-DELETE = """
-for try in 1 2 3 4 5; do
-    said=$(incus delete --force "--project=$1" "$2" 2>&1 </dev/null) && exit 0
-    case $try:$said in
-        *busy*) sleep 1 ;;
-        [2-5]:*"not found"*) exit 0 ;;
-        *) break ;;
-    esac
-done
-echo "$2: $said" >&2
-exit 1
-"""
-"""Deletes container $2 of project $1. The server calls it busy while the daemon writes to its record."""
-
 SETTLE_S = 60.0
 """How long a scenario waits for a state before it is judged. The emulated host is about 20 times slower than a real
 one; what has a bound of its own is measured, not waited for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Server:
+    """How the server of a host is spoken to: its unit is named like it, and what it calls what we ask and record."""
+
+    command: str
+    socket: str
+    opt_in: str
+    record: str
+
+
+SERVERS = {
+    "incus": Server(
+        command="incus", socket="/var/lib/incus/unix.socket", opt_in="limits.cpu.nodes", record="volatile.cpu.nodes"
+    ),
+    "lxd": Server(
+        command="lxc", socket="/var/lib/lxd/unix.socket", opt_in="user.limits.cpu.nodes", record="limits.cpu.nodes"
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +51,7 @@ class Seen:
 
     `cpus` is cpuset.cpus.effective, `written` cpuset.cpus, `mems` cpuset.mems: empty when memory is not bound, which
     the kernel shows as nothing or, once it has been bound, as all nodes, for it refuses to be given nothing again.
-    `nodes` are the nodes of `cpus`. `recorded` is volatile.cpu.nodes.
+    `nodes` are the nodes of `cpus`. `recorded` is the server's record of them: volatile.cpu.nodes on Incus.
     """
 
     cpus: CpuSet
@@ -80,10 +87,14 @@ class Layout:
 
 
 class Lab:
-    """The host, seen through `incus`, the kernel's files and systemd."""
+    """The host, seen through its server's command, the kernel's files and systemd."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, kind: Kind) -> None:
         self.host = host
+        self.kind = kind
+        self.server = SERVERS[kind.server]
+        self.socket = host.forward(self.server.socket)
+        self.api = Api(self.socket)
         self.layout = self.read_layout()
 
     # The machine
@@ -109,40 +120,67 @@ class Lab:
     # Containers
 
     def incus(self, *words: str, timeout_s: float = 120) -> str:
-        """Run an `incus` command; it gets no input."""
-        return self.host.run(f"incus {shlex.join(words)} </dev/null", timeout_s=timeout_s)
+        """Run the server's command, `incus` or `lxc`; it gets no input."""
+        return self.host.run(f"{self.server.command} {shlex.join(words)} </dev/null", timeout_s=timeout_s)
 
     def create(self, name: str, project: str = "default", **config: str) -> None:
         """Create a container; `limits_cpu="2"` means `limits.cpu=2`."""
-        self.incus("init", "tiny", name, "--quiet", f"--project={project}", *_render_config(config))
+        written = {key.replace("_", "."): value for key, value in config.items()}
+        source = {"type": "image", "alias": "tiny"}
+        self.api.request(
+            "POST", f"/1.0/instances?project={project}", {"name": name, "source": source, "config": written}
+        )
 
     def start(self, name: str, project: str = "default") -> None:
         """Start a container; returns when the server says it runs."""
-        self.incus("start", name, f"--project={project}")
+        self._change_state(name, project, "start")
 
     def launch(self, name: str, project: str = "default", **config: str) -> None:
         """Create and start a container."""
-        self.incus("launch", "tiny", name, "--quiet", f"--project={project}", *_render_config(config))
+        self.create(name, project, **config)
+        self.start(name, project)
 
     def launch_balanced(self, name: str, vcpus: int, **config: str) -> None:
         """Create and start a managed container with that many vCPUs."""
-        self.launch(name, limits_cpu=str(vcpus), limits_cpu_nodes="balanced", **config)
+        opt_in = self.server.opt_in.replace(".", "_")
+        self.launch(name, **{"limits_cpu": str(vcpus), opt_in: "balanced"}, **config)
 
     def delete(self, *names: str, project: str = "default") -> None:
-        """Delete containers, running or not, three at a time; one that is being written to is tried again."""
-        if names:
-            self.host.run(
-                f"printf '%s\\n' {shlex.join(names)} | xargs -P 3 -n 1 sh -c {shlex.quote(DELETE)} delete {project}",
-                timeout_s=60 + 30 * len(names),
-            )
+        """Delete containers, running or not, three at a time."""
+        with ThreadPoolExecutor(max_workers=3) as pool:
+            list(pool.map(lambda name: self._delete(name, project), names))
+
+    def _delete(self, name: str, project: str) -> None:
+        """The server calls it busy while the daemon writes to its record, so it is tried again."""
+        for left in (3, 2, 1, 0):
+            try:
+                if self.get(name, project)["status"] != "Stopped":
+                    self._change_state(name, project, "stop")
+                self.api.request("DELETE", f"/1.0/instances/{name}?project={project}")
+            except ApiError as error:
+                is_gone = left < 3 and "not found" in str(error)
+                if not is_gone and (left == 0 or "busy" not in str(error)):
+                    raise
+                time.sleep(1)
+            else:
+                return
+
+    def _change_state(self, name: str, project: str, action: str) -> None:
+        body = {"action": action, "force": action != "start", "timeout": 60}
+        self.api.request("PUT", f"/1.0/instances/{name}/state?project={project}", body)
 
     def list_names(self, project: str = "default") -> list[str]:
         """The project's containers."""
-        return self.incus("list", "--format=csv", "--columns=n", f"--project={project}").split()
+        return [path.split("/")[3].split("?")[0] for path in self.api.get(f"/1.0/instances?project={project}")]
+
+    def list_projects(self) -> list[str]:
+        """The server's projects."""
+        return [path.removeprefix("/1.0/projects/") for path in self.api.get("/1.0/projects")]
 
     def get(self, name: str, project: str = "default") -> dict[str, Any]:
         """The server's record of a container, without its state."""
-        return _metadata(self.host.run(_render_get(f"/1.0/instances/{name}?project={project}")))
+        found: dict[str, Any] = self.api.get(f"/1.0/instances/{name}?project={project}")
+        return found
 
     def get_pid(self, name: str, project: str = "default") -> int:
         """The container's init as the host's kernel counts it; 0 while there is none."""
@@ -155,13 +193,10 @@ class Lab:
 
     def see(self, name: str, project: str = "default") -> Seen:
         """What the kernel and the server say about a running container now."""
-        text = self.host.run(
-            f"cd {self.cgroup(name, project)} && for f in cpuset.cpus.effective cpuset.cpus cpuset.mems;"
-            f" do echo $(cat $f); done; {_render_get(f'/1.0/instances/{name}?project={project}')}"
-        )
-        effective, written, mems, record = text.split("\n", 3)
+        files = " ".join(f"cpuset.{file}" for file in ("cpus.effective", "cpus", "mems"))
+        effective, written, mems = self.host.run(f"cd {self.cgroup(name, project)} && cat {files}").splitlines()
         cpus = CpuSet.parse(effective)
-        recorded = _metadata(record)["config"].get("volatile.cpu.nodes")
+        recorded = self.get(name, project)["config"].get(self.server.record)
         return Seen(
             cpus=cpus,
             written=CpuSet.parse(written),
@@ -185,10 +220,9 @@ class Lab:
         return {int(one.split("=")[0][1:]): int(one.split("=")[1]) for one in line.split()[1:]}
 
     def touch_memory(self, name: str, mib: int) -> None:
-        """Start a process in the container that holds and keeps writing that much memory, and wait until it does."""
-        command = shlex.join(
-            ["incus", "exec", name, "--", "dd", "if=/dev/zero", "of=/dev/null", f"bs={mib}M", "count=100000"]
-        )
+        """Start a process in the container that holds that much memory, and wait until it has written to all of it."""
+        hold = f"(dd if=/dev/zero bs=1M count={mib}; sleep 100000) | tail -c {mib << 20}"
+        command = shlex.join([self.server.command, "exec", name, "--", "sh", "-c", hold])
         self.host.run(f"systemd-run --quiet --collect --unit=lab-touch-{name} {command}")
         self.until(
             lambda: sum(self.read_anon_bytes(name).values()) >= mib * 2**20 * 9 // 10,
@@ -294,34 +328,17 @@ class Lab:
         """When the unit's process was last started, on the host's monotonic clock."""
         return int(self.systemctl("show", "--property=ExecMainStartTimestampMonotonic", "--value", unit)) / 1e6
 
-    def configure(self, tables: dict[str, dict[str, object]]) -> None:
-        """Make the daemon use these settings, and the defaults for all others."""
+    def configure(self, tables: dict[str, dict[str, object]], verb: str = "restart") -> None:
+        """Make the daemon use these settings, and the defaults for all others, by a restart or a "reload"."""
         lines = []
         for name, values in tables.items():
             lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
         self.host.put("\n".join((*lines, "")).encode(), CONFIG)
-        self.systemctl("restart", "incus-numa")
+        self.systemctl(verb, "incus-numa")
 
     def run_cli(self, *words: str) -> tuple[int, str, str]:
         """Exit code, stdout and stderr of an incus-numa command in the host."""
         return self.host.attempt(shlex.join(["incus-numa", *words]), timeout_s=120)
-
-
-def _render_config(config: dict[str, str]) -> list[str]:
-    return [f"--config={key.replace('_', '.')}={value}" for key, value in config.items()]
-
-
-def _render_get(path: str) -> str:
-    """A shell command that asks the server; much cheaper under emulation than the `incus` command."""
-    return f"curl --silent --unix-socket {SOCKET} 'http://incus{path}'"
-
-
-def _metadata(answer: str) -> dict[str, Any]:
-    """What the server answered; raises AssertionError for a refusal."""
-    body = json.loads(answer)
-    assert body["type"] == "sync", body
-    found: dict[str, Any] = body["metadata"]
-    return found
 
 
 def check_placed(seen: Seen, layout: Layout, vcpus: int, *, recorded: bool = True) -> list[str]:
@@ -337,7 +354,7 @@ def check_placed(seen: Seen, layout: Layout, vcpus: int, *, recorded: bool = Tru
     if shares and max(shares) - min(shares) > 1:
         problems.append(f"CPUs {seen.cpus} are not even over nodes {seen.nodes}")
     if recorded and seen.recorded != seen.nodes:
-        problems.append(f"volatile.cpu.nodes says {seen.recorded}, the kernel {seen.nodes}")
+        problems.append(f"the server's record says {seen.recorded}, the kernel {seen.nodes}")
     bound = seen.nodes if width == 1 else NodeSet()
     if seen.mems != bound:
         problems.append(f"cpuset.mems is '{seen.mems}', expected '{bound}'")

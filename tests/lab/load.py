@@ -30,17 +30,17 @@ class Work:
     def spin(self, name: str, loops: int) -> None:
         """Start endless loops in a container."""
         into = f"echo $$ >{self._lab.cgroup(name)}/cgroup.procs"
-        for _ in range(loops):
-            script = f"{into}; echo $$ >>/run/spin.{name}; {SPIN}"
-            self._lab.host.run(f"setsid sh -c '{script}' </dev/null >/dev/null 2>&1 &")
+        script = f"setsid sh -c '{into}; echo $$ >>/run/spin.{name}; {SPIN}' </dev/null >/dev/null 2>&1 &"
+        self._lab.host.run(f"for loop in $(seq {loops}); do {script} done")
 
-    def rest(self, name: str) -> None:
-        """End the loops of a container."""
-        self._lab.host.run(f"kill -9 $(cat /run/spin.{name} 2>/dev/null) 2>/dev/null; rm -f /run/spin.{name}; true")
+    def rest(self) -> None:
+        """End the loops of all containers."""
+        self._lab.host.run("kill -9 $(cat /run/spin.* 2>/dev/null) 2>/dev/null; rm -f /run/spin.*; true")
 
     def hold(self, name: str, mib: int) -> None:
-        """Start a process that holds that much memory and keeps touching it, and wait until it does."""
+        """Start a process that holds that much memory and keeps touching it, for the last one; wait until it does."""
         self._lab.host.put((GUEST / "hold.py").read_bytes(), "/root/hold.py")
+        self._lab.host.run(f"kill -9 $(cat /run/holder.{name} 2>/dev/null) 2>/dev/null; rm -f /run/hold.{name}; true")
         held = f"python3 /root/hold.py {self._lab.cgroup(name)} {mib} /run/hold.{name}"
         self._lab.host.run(f"setsid {held} </dev/null >/dev/null 2>&1 & echo $! >/run/holder.{name}")
         self._lab.until(lambda: self._told(name) is not None, f"{name} holds {mib} MiB", within_s=120)

@@ -12,7 +12,7 @@ from tests.lab.conftest import Figures
 from tests.lab.host import NEAR
 from tests.lab.lab import Lab, Seen
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.on("incus", "incus7")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from incus_numa.cpuset import CpuSet
 from tests.lab.conftest import Figures
 from tests.lab.lab import Lab, median
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.on("incus", "incus7")]
 
 BOUND_S = 2.0
 """Within this a rewritten cpuset is right again."""

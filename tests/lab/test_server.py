@@ -11,7 +11,7 @@ from incus_numa.cpuset import CpuSet
 from tests.lab.conftest import Figures
 from tests.lab.lab import Lab
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.on("incus", "incus7")]
 
 SIZES = {"pair": 2, "wide": 4}
 
@@ -64,6 +64,7 @@ def test_placements_are_right_again_when_it_is_back(lab: Lab) -> None:
         lab.settle(name, vcpus)
 
 
+@pytest.mark.on("incus")
 def test_check_names_the_container_that_would_crash_the_server(lab: Lab) -> None:
     lab.create("crash", limits_cpu="64", limits_cpu_nodes="balanced")
     code, out, err = lab.run_cli("check", "--format", "json")
