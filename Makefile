@@ -37,7 +37,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest -m "not lab and not bench"
+	$(BIN)/python -m pytest -m "not lab and not bench" -n auto --dist worksteal
 
 golden: $(STAMP)
 	$(BIN)/python -m pytest tests/golden --update-golden

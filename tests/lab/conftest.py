@@ -1,7 +1,7 @@
 """One booted host for all scenarios: its server initialised, and incus-numa running under systemd as users have it.
 
-`LAB_KIND=KIND` chooses what runs in the host (`host.KINDS`), and with it the scenarios that are for it. `LAB_PORT=PORT`
-uses a host that `tests.lab.boot` keeps instead of booting one.
+`LAB_KIND=KIND` chooses what runs in the host (`host.KINDS`), and with it the scenarios that are for it; `LAB_ALL=1`
+adds those for `incus`. `LAB_PORT=PORT` uses a host that `tests.lab.boot` keeps instead of booting one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tests.lab.lab import GUEST, RECORD, Lab
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / ".lab"
 KIND = KINDS[os.environ.get("LAB_KIND", INCUS.name)]
+HERE = {KIND.name, INCUS.name} if os.environ.get("LAB_ALL") else {KIND.name}
 HOST = pytest.StashKey[Host]()
 FIGURES = pytest.StashKey[list[str]]()
 VENV = "/opt/incus-numa"
@@ -60,7 +61,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left: list[pytest.Item] = []
     for item in items:
         mark = item.get_closest_marker("on")
-        is_here = item.get_closest_marker("lab") is None or KIND.name in (mark.args if mark else (INCUS.name,))
+        is_here = item.get_closest_marker("lab") is None or HERE & set(mark.args if mark else (INCUS.name,))
         (kept if is_here else left).append(item)
     config.hook.pytest_deselected(items=left)
     items[:] = kept

@@ -8,7 +8,7 @@ import pytest
 
 from tests.lab.lab import Lab, Seen
 
-pytestmark = [pytest.mark.lab, pytest.mark.on("incus", "incus7")]
+pytestmark = pytest.mark.lab
 
 SIZES = {"two0": 2, "one0": 1, "one1": 1, "one2": 1, "two1": 2, "one3": 1, "one4": 1}
 """In the order of starting. Counting instances, as the server does, ends with 4 vCPUs on one node and 1 on another."""

@@ -10,7 +10,7 @@ import pytest
 from tests.lab.conftest import Figures
 from tests.lab.lab import Lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.on("incus", "incus7")]
+pytestmark = pytest.mark.lab
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,7 +7,7 @@ import pytest
 from incus_numa.cpuset import NodeSet
 from tests.lab.lab import Lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.on("incus", "incus7")]
+pytestmark = pytest.mark.lab
 
 PROJECT = "closed"
 

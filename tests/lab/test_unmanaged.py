@@ -9,7 +9,7 @@ import pytest
 from incus_numa.cpuset import CpuSet, NodeSet
 from tests.lab.lab import Lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.on("incus", "incus7")]
+pytestmark = pytest.mark.lab
 
 CONFIGS = {
     "counted": {"limits_cpu": "2"},
