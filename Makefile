@@ -10,7 +10,7 @@ BENCH_STAMP := $(VENV)/.installed-bench
 help:
 	@echo "make demo    run the main job on the built-in simulator: no Incus, no root"
 	@echo "make test    lint, types, import contracts, unit, property, golden and simulator tests"
-	@echo "make lab     the same job on a real Incus in a virtual NUMA host (root, QEMU, about 28 minutes)"
+	@echo "make lab     the same job on a real Incus in a virtual NUMA host (root, QEMU, about 35 minutes)"
 	@echo "make bench   print the figures that README quotes"
 	@echo "make golden  rewrite golden files and examples after a wanted change of output"
 
@@ -37,7 +37,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest -m "not lab and not bench" -n auto --dist worksteal
+	$(BIN)/python -m pytest -m "not lab and not bench"
 
 golden: $(STAMP)
 	$(BIN)/python -m pytest tests/golden --update-golden
