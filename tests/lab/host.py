@@ -54,7 +54,10 @@ LXD = Kind(name="lxd", suite="trixie", server="lxd", masked=("incus.service", "i
 CLUSTER = Kind(name="cluster", suite="trixie", server="incus", masked=("lxd.service", "lxd.socket"))
 """Two hosts of two shapes, which test_cluster.py boots itself."""
 
-KINDS = {kind.name: kind for kind in (INCUS, INCUS7, LXD, CLUSTER)}
+VM = Kind(name="vm", suite="trixie", server="incus", masked=INCUS.masked)
+"""A host whose server starts virtual machines."""
+
+KINDS = {kind.name: kind for kind in (INCUS, INCUS7, LXD, CLUSTER, VM)}
 
 
 class CommandError(AssertionError):

@@ -17,7 +17,7 @@ from tests.lab.lab import Lab
 from tests.lab.load import Work
 from tests.lab.vm import SeenVm, Vms
 
-pytestmark = [pytest.mark.lab, pytest.mark.on("incus")]
+pytestmark = [pytest.mark.lab, pytest.mark.on("vm")]
 
 MIB = 48
 MOVE_S = 180.0
