@@ -27,6 +27,10 @@ QUICK: dict[str, dict[str, object]] = {"daemon": {"resync_s": 1.0}}
 
 @pytest.fixture(scope="module")
 def vms(lab: Lab) -> Vms:
+    # The server looks for /dev/kvm when it starts, and under emulation the module comes later.
+    lab.until(lambda: lab.host.attempt("test -c /dev/kvm")[0] == 0, "there is /dev/kvm")
+    lab.systemctl("restart", "incus")
+    lab.host.run("incus admin waitready --timeout=120", timeout_s=150)
     return Vms(lab)
 
 
