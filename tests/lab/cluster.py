@@ -105,10 +105,11 @@ def boot(images: Path) -> list[Host]:
 def join(labs: Sequence[Lab]) -> Cluster:
     """Make one server of both; the storage pool of the first must be there, and nothing else on either."""
     (first_name, second_name), (first, second) = SHAPES, labs
-    # A member that is slow to answer is not offline, as it would be after 20 s.
-    config = {"core.https_address": f"{_address(0)}:{PORT}", "cluster.offline_threshold": "240"}
-    first.api.request("PATCH", "/1.0", {"config": config})
+    first.api.request("PATCH", "/1.0", {"config": {"core.https_address": f"{_address(0)}:{PORT}"}})
     _put_cluster(first, {"server_name": first_name, "enabled": True})
+    # A member that is slow to answer is not offline, as it would be after 20 s. (Incus 6.0.4 drops the connection when
+    # this is set before there is a cluster.)
+    first.api.request("PATCH", "/1.0", {"config": {"cluster.offline_threshold": "240"}})
     token = first.incus("cluster", "add", second_name, "--quiet").split()[-1]
     pool = {"entity": "storage-pool", "name": "default", "key": "source", "value": ""}
     preseed = {
