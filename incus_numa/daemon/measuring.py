@@ -34,7 +34,7 @@ class Measuring:
 
     def __init__(self, world: World, host: HostSettings, time_constant_s: float) -> None:
         self._world = world
-        self._sampler = Sampler(Path(host.procfs), Path(host.sysfs), world.cgroups.counters)
+        self._sampler = Sampler(Path(host.procfs), Path(host.sysfs), world.cgroups.counters, world.vms.guests)
         self.time_constant_s = time_constant_s
         self.rates: Rates | None = None
 

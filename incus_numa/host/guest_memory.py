@@ -1,4 +1,6 @@
-"""Where a virtual machine's memory is, and where it may be taken from. Called by `virtual`.
+"""Where a virtual machine's memory is, and where it may be taken from.
+
+Called by `virtual` and by the sampler, which share what was read.
 
 Formats: proc(5), `/proc/PID/numa_maps`; policies are written by mpol_to_str() in the kernel's mm/mempolicy.c.
 """
@@ -52,7 +54,7 @@ class GuestMemory:
         self._procfs = procfs
         self._seen: dict[int, _Seen] = {}
 
-    def read(self, pid: int, started: int, *, fresh: bool) -> VmMemory:
+    def read(self, pid: int, started: int, *, fresh: bool = False) -> VmMemory:
         """Memory of a process by id and start; up to PERIOD_S old, or older where it is large, unless `fresh`."""
         began = time.monotonic()
         seen = self._seen.get(pid)

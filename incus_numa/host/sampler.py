@@ -12,19 +12,13 @@ import resource
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from incus_numa.cpuset import CpuSet
 from incus_numa.host import counters
 from incus_numa.host.group_counters import File, GroupCounters, UnifiedCounters
+from incus_numa.host.guest_memory import GuestMemory
 from incus_numa.model.sample import InstanceSample, NodeSample
-
-MAPS_PERIOD_S = 60.0
-"""`numa_maps` of a process is read this often: the kernel walks all its pages for that."""
-
-MAPS_PART = 0.01
-"""... and less often where reading it would take more than this part of the time."""
 
 SPARE_DESCRIPTORS = 512
 """So many descriptors are left to everything else in this process."""
@@ -33,29 +27,25 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _CHUNK = 1 << 16
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Mapped:
-    """Memory of a process by node, as read last, and when it is to be read again. `started` tells the process."""
-
-    started: int
-    due_s: float
-    memory: Mapping[int, int] | None
-
-
 class Sampler:
     """Reads containers' cgroups, virtual machines' processes below `procfs`, and nodes below `sysfs`.
 
     One sample is a call for each instance, and then one for the nodes. Not thread-safe.
     """
 
-    def __init__(self, procfs: Path, sysfs: Path, groups: GroupCounters | None = None) -> None:
-        """`groups` says which files payload cgroups have; those of cgroup v2 by default."""
+    def __init__(
+        self, procfs: Path, sysfs: Path, groups: GroupCounters | None = None, guests: GuestMemory | None = None
+    ) -> None:
+        """`groups` says which files payload cgroups have, those of cgroup v2 by default; `guests` reads the memory of
+        virtual machines, for others as well where it is given.
+        """
         self._groups = groups or UnifiedCounters()
         self._procfs = str(procfs)
         self._nodes = f"{sysfs}/devices/system/node/node"
-        self._mapped: dict[int, _Mapped] = {}
+        self._guests = guests or GuestMemory(self._procfs)
+        self._started: dict[int, int] = {}
         self._open: dict[str, Sequence[int | None]] = {}
-        self._asked: set[str] = set()
+        self._asked: set[str | int] = set()
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most_open = max(0, limit - SPARE_DESCRIPTORS) // len(self._groups.list_files(""))
         weakref.finalize(self, _close_all, self._open)
@@ -63,7 +53,7 @@ class Sampler:
     def sample_instance(self, group: Path | None, pid: int | None = None) -> InstanceSample:
         """Counters of a container by its payload cgroup, else of a virtual machine by the pid of its QEMU.
 
-        A virtual machine has no pressure and no throttling of its own; its memory by node is up to MAPS_PERIOD_S old.
+        A virtual machine has no pressure and no throttling of its own; its memory by node is up to a minute old.
         When a pid has become another process, all is unknown once.
         """
         if group is not None:
@@ -73,10 +63,11 @@ class Sampler:
     def sample_nodes(self, cpus_by_node: Mapping[int, CpuSet]) -> Mapping[int, NodeSample]:
         """Counters of the nodes with those online CPUs. Busy time is unknown where a CPU has gone offline since.
 
-        This ends a sample: files of groups that were not in it are closed.
+        This ends a sample: files of groups that were not in it are closed, and processes that were not are forgotten.
         """
         for group in self._open.keys() - self._asked:
             _close(self._open.pop(group))
+        self._started = {pid: started for pid, started in self._started.items() if pid in self._asked}
         self._asked.clear()
         ticks = counters.parse_busy_ticks(_read_all(f"{self._procfs}/stat"))
         return {node: self._sample_node(node, cpus, ticks) for node, cpus in cpus_by_node.items()}
@@ -118,24 +109,14 @@ class Sampler:
 
     def _sample_process(self, pid: int) -> InstanceSample:
         now = time.monotonic()
+        self._asked.add(pid)
         times = counters.parse_process(_read(f"{self._procfs}/{pid}/stat"))
-        mapped = self._mapped.get(pid)
-        if times is None or (mapped is not None and mapped.started != times.started):
-            self._mapped.pop(pid, None)
+        before = self._started.pop(pid, None)
+        if times is None or before not in (None, times.started):
             return InstanceSample(at_s=now)
-        if mapped is None or now >= mapped.due_s:
-            mapped = self._read_maps(pid, times.started)
-        return InstanceSample(at_s=now, cpu_s=times.used / _TICKS_PER_S, memory_by_node=mapped.memory)
-
-    def _read_maps(self, pid: int, started: int) -> _Mapped:
-        began = time.monotonic()
-        memory = counters.parse_numa_maps(_read_all(f"{self._procfs}/{pid}/numa_maps"))
-        took = time.monotonic() - began
-        # Processes that nobody asks for any more are long overdue.
-        self._mapped = {one: kept for one, kept in self._mapped.items() if began < kept.due_s + MAPS_PERIOD_S}
-        due_s = began + max(MAPS_PERIOD_S, took / MAPS_PART)
-        self._mapped[pid] = mapped = _Mapped(started=started, due_s=due_s, memory=memory)
-        return mapped
+        self._started[pid] = times.started
+        memory = self._guests.read(pid, times.started).by_node
+        return InstanceSample(at_s=now, cpu_s=times.used / _TICKS_PER_S, memory_by_node=memory)
 
 
 def _read_open(files: Sequence[File], descriptors: Sequence[int | None]) -> Sequence[bytes]:

@@ -75,7 +75,7 @@ class VirtualMachines:
         self._online = f"{sysfs}/devices/system/cpu/online"
         self._affinity: Affinity = affinity(procfs)
         self._vhost = VhostThreads(self._procfs)
-        self._memory = GuestMemory(self._procfs)
+        self.guests = GuestMemory(self._procfs)
         self._marks = Marks(marks, lambda pid, started: self.is_live(Process(pid, started)))
         self._known: dict[Process, Found] = {}
         self._most_known = MOST_KNOWN
@@ -140,7 +140,7 @@ class VirtualMachines:
 
         To read it anew the kernel walks all pages, which takes about 25 ms for each GiB in small ones.
         """
-        return self._memory.read(process.pid, process.started, fresh=fresh)
+        return self.guests.read(process.pid, process.started, fresh=fresh)
 
     def _look(self, process: Process, expected: int | None) -> tuple[Found, dict[int, Thread]]:
         """The vCPU threads, and all threads of the process and for it. Raises GoneError, ReportError."""
