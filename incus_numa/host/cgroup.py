@@ -19,6 +19,7 @@ from typing import TypeVar
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.errors import GoneError, ReportError, RetryError
 from incus_numa.host.group_counters import GroupCounters, UnifiedCounters
+from incus_numa.host.marks import parse_mark, render_mark
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.snapshot import Decided
 
@@ -162,7 +163,7 @@ class CgroupFiles:
 
     def mark(self, group: Path, decided: Decided) -> None:
         """Keep a decision for as long as the cgroup lives. Raises GoneError."""
-        text = f"{decided.nodes};{decided.cpus or ''}"
+        text = render_mark(decided)
         try:
             os.setxattr(group, MARK, text.encode())
         except OSError as error:
@@ -187,12 +188,7 @@ class CgroupFiles:
             if not self._marks:
                 return None
             text = self._marks.get(_identity(group), "")
-        nodes, _, cpus = text.partition(";")
-        try:
-            found = NodeSet.parse(nodes)
-            return Decided(nodes=found, cpus=CpuSet.parse(cpus) or None) if found else None
-        except ValueError:
-            return None
+        return parse_mark(text)
 
     def _parse(self, kind: type[T], group: Path, name: str) -> T:
         try:

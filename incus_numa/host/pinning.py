@@ -36,7 +36,7 @@ class Pinning:
             vcpus, seen = look()
             wanted = {tid: cpus if tid in vcpus else around for tid in seen}
             own = {tid: seen[tid].cpus for tid in vcpus if tid in seen}
-            if is_even(own) and _union(own) == cpus:
+            if is_even(own) and union(own) == cpus:
                 # The server gives each vCPU of an explicit list a CPU of its own, which is better still.
                 wanted |= own
             wrong = {tid: to for tid, to in wanted.items() if seen[tid].cpus & self._online != to & self._online}
@@ -80,11 +80,12 @@ class Pinning:
 
 def is_even(masks: Mapping[int, CpuSet]) -> bool:
     """Whether all threads have the same CPUs, or each has its own."""
-    found = _union(masks)
+    found = union(masks)
     return all(cpus == found for cpus in masks.values()) or sum(map(len, masks.values())) == len(found)
 
 
-def _union(masks: Mapping[int, CpuSet]) -> CpuSet:
+def union(masks: Mapping[int, CpuSet]) -> CpuSet:
+    """All CPUs that some of the threads may run on."""
     found = CpuSet()
     for cpus in masks.values():
         found |= cpus

@@ -15,7 +15,7 @@ from incus_numa.errors import GoneError, ReportError
 from incus_numa.host import threads, vcpus
 from incus_numa.host.guest_memory import GuestMemory, VmMemory
 from incus_numa.host.marks import Marks
-from incus_numa.host.pinning import Pinning, is_even
+from incus_numa.host.pinning import Pinning, is_even, union
 from incus_numa.host.threads import Affinity, Thread, VhostThreads, affinity
 from incus_numa.host.vcpus import Found
 from incus_numa.model.snapshot import Decided
@@ -49,7 +49,7 @@ class VmState:
     @property
     def cpus(self) -> CpuSet | None:
         """All CPUs that some vCPU may run on; None when no vCPU was identified."""
-        return _union(self.vcpus)
+        return union(self.vcpus) if self.vcpus else None
 
     @property
     def is_even(self) -> bool:
@@ -59,7 +59,7 @@ class VmState:
     @property
     def around(self) -> CpuSet | None:
         """All CPUs that some other thread may run on; None without any."""
-        return _union(self.others)
+        return union(self.others) if self.others else None
 
 
 class VirtualMachines:
@@ -212,12 +212,3 @@ class VirtualMachines:
             if number == "0" or "cpuset" in controllers.split(","):
                 return path
         return ""
-
-
-def _union(masks: Mapping[int, CpuSet]) -> CpuSet | None:
-    if not masks:
-        return None
-    found = CpuSet()
-    for cpus in masks.values():
-        found |= cpus
-    return found
