@@ -24,7 +24,7 @@ from incus_numa.model.instance import InstanceKey, InstanceType
 from incus_numa.model.machine import Machine
 from incus_numa.policy import planner
 from incus_numa.server import demand
-from incus_numa.server.protocol import Project, ServerInfo, ServerInstance
+from incus_numa.server.protocol import Project, is_elsewhere
 from incus_numa.settings import Settings
 from incus_numa.topology import resources, sysfs
 
@@ -76,7 +76,7 @@ async def _check_server(settings: Settings, kernel: KernelFeatures) -> list[Find
         listing = await session.server.list_instances()
         others = filter(None, (session.found.passed_over,))
         found = server.check_server(session.info, listing.problems, others)
-        here = {one.key: one for one in listing.instances if _is_here(one, session.info)}
+        here = {one.key: one for one in listing.instances if not is_elsewhere(one.location, session.info.member)}
         forbidden = server.find_forbidden(session.info, await _projects(session), here.values())
         found += server.check_projects(forbidden, here, settings.placement)
         ground = Ground(info=session.info, machine=session.world.machine, capacity=await _capacity(session))
@@ -92,11 +92,6 @@ async def _projects(session: Session) -> tuple[Project, ...]:
         return await session.server.list_projects()
     except (ReportError, GoneError):
         return ()
-
-
-def _is_here(raw: ServerInstance, info: ServerInfo) -> bool:
-    """Whether an instance is on this machine: in a cluster the server lists those of all members."""
-    return info.member is None or raw.location in (None, "", "none", info.member)
 
 
 async def _check_running(

@@ -80,8 +80,7 @@ class Survey:
 
     def locality(self, seen: Seen) -> float | None:
         """The part of an instance's memory that is on its own nodes; None when either is unknown or it has none."""
-        memory, observed = self.memory_by_node(seen), seen.observed
-        nodes = observed.decided.nodes if observed.decided is not None else observed.nodes
+        memory, nodes = self.memory_by_node(seen), seen.observed.home
         total = sum((memory or {}).values())
         if not memory or not nodes or not total:
             return None

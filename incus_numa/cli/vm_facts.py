@@ -50,8 +50,7 @@ def lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _remote(seen: Seen, machine: Machine, settings: PlacementSettings) -> str | None:
     observed = seen.observed
-    decided = observed.decided.nodes if observed.decided is not None else observed.nodes
-    home = (decided or NodeSet()) & machine.memory_nodes
+    home = (observed.home or NodeSet()) & machine.memory_nodes
     bound = observed.bound or NodeSet()
     if not home or not bound or bound <= home or not seen.instance.managed:
         return None

@@ -16,7 +16,7 @@ from incus_numa.daemon.reconciler import Reconciler
 from incus_numa.daemon.triggers import Triggers, Verification
 from incus_numa.errors import IncusNumaError
 from incus_numa.model.instance import InstanceKey
-from incus_numa.server.protocol import Connected, Event, Server
+from incus_numa.server.protocol import Connected, Event, Server, is_elsewhere
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def meaning_of(event: Event, member: str | None) -> Meaning:
         return Meaning.NOTHING
     if event.action == MIGRATED:
         return Meaning.MIGRATED
-    if member is not None and event.location not in (None, "", "none", member):
+    if is_elsewhere(event.location, member):
         return Meaning.NOTHING
     if event.action in STARTS:
         return Meaning.STARTED

@@ -26,7 +26,7 @@ from incus_numa.model.snapshot import Decided, Snapshot
 from incus_numa.policy import planner, steps
 from incus_numa.policy.desk import Standing
 from incus_numa.server import demand
-from incus_numa.server.protocol import Server, ServerInfo, ServerInstance
+from incus_numa.server.protocol import Server, ServerInfo, ServerInstance, is_elsewhere
 from incus_numa.settings import HostSettings, MemorySettings, PlacementSettings
 
 log = logging.getLogger(__name__)
@@ -168,12 +168,11 @@ class World:
     def diff(self, placement: Placement, seen: Seen) -> tuple[Step, ...]:
         """The steps that lead an instance to a placement."""
         if seen.instance.type is InstanceType.CONTAINER:
-            found = steps.diff_one(placement, seen.observed, self.machine.memory_nodes)
-            has_record = seen.record is not None
+            found, is_allowed = steps.diff_one(placement, seen.observed, self.machine.memory_nodes), True
         else:
             found = steps.diff_vm(placement, seen.observed, self.machine, migrates=not seen.instance.memory_stays)
-            # A list in limits.cpu.nodes is read at the next start of a virtual machine only, and would end balancing.
-            has_record = seen.record == demand.VOLATILE_NODES and self._placement.vm_record == "once"
+            is_allowed = self._placement.vm_record == "once"
+        has_record = is_allowed and seen.record is not None
         return tuple(step for step in found if has_record or not isinstance(step, PatchNodes))
 
     def get(self, key: InstanceKey) -> Seen | None:
@@ -326,10 +325,9 @@ class World:
 
     async def _take(self, raw: ServerInstance, turn: int) -> Seen | None:
         """Remember an instance that runs on this member; forget it otherwise."""
-        elsewhere = self.member is not None and raw.location not in (None, "", "none", self.member)
         if self._is_newer(raw.key, turn):
             return self._seen.get(raw.key)
-        if not raw.running or elsewhere:
+        if not raw.running or is_elsewhere(raw.location, self.member):
             self._note_gone(raw.key, turn)
             return None
         payload = await self._payloads.find(raw, self._seen.get(raw.key))

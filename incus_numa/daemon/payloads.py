@@ -62,7 +62,7 @@ class Payloads:
         try:
             if payload.process is not None:
                 found = self._read_vm(payload.process, instance.demand.vcpus)
-                memory = payload.memory or VmMemory(by_node=None, bound=None)
+                memory = payload.memory or VmMemory()
                 return replace(found, nodes=nodes, memory=memory.by_node, bound=memory.bound), None
             if payload.group is not None:
                 state = self._cgroups.read(payload.group)

@@ -26,9 +26,7 @@ class Recording:
     def key_of(self, seen: Seen) -> str | None:
         """The key for the nodes of an instance; None where they cannot be recorded."""
         key, own = seen.record, seen.instance.key
-        if key is None or (key == LIMIT_NODES and not _follows_lists(seen)):
-            return None
-        if (own, key) not in self._forbidden:
+        if key is None or (own, key) not in self._forbidden:
             return key
         return LIMIT_NODES if self._may_use_limits(seen) and (own, LIMIT_NODES) not in self._forbidden else None
 

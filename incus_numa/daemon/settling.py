@@ -298,12 +298,7 @@ class Settling:
         key, bound = seen.instance.key, seen.observed.mems
         last = (WriteMems(key=key, mems=NodeSet(), before=bound),) if unbind else ()
         record: tuple[Step, ...] = ()
-        if (
-            self._recording.is_followed(seen)
-            and seen.process is None
-            and seen.marked is not None
-            and seen.observed.nodes == seen.marked.nodes
-        ):
+        if self._recording.is_followed(seen) and seen.marked is not None and seen.observed.nodes == seen.marked.nodes:
             # This server keeps the instance on the nodes that its record names, whoever wrote it.
             record = (PatchNodes(key=key, nodes=NodeSet(), before=seen.observed.nodes),)
             self._own_updates[key] = time.monotonic() + _OWN_EVENT_S

@@ -182,6 +182,10 @@ class Machine:
                 known.append(a)
         return first
 
+    def cpus_of(self, nodes: NodeSet) -> CpuSet:
+        """The online CPUs of nodes that the machine has."""
+        return CpuSet(cpu for node in nodes for cpu in self.node_by_id[node].cpus)
+
     def nodes_of(self, cpus: CpuSet) -> NodeSet:
         """The nodes that own at least one of the CPUs."""
         return NodeSet(node.id for node in self.nodes if node.cpus & cpus)

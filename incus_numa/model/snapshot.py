@@ -43,6 +43,11 @@ class Observed:
     bound: NodeSet | None = None
     even: bool = True
 
+    @property
+    def home(self) -> NodeSet | None:
+        """The nodes that it belongs on: those that we decided, else those that the server's configuration says."""
+        return self.decided.nodes if self.decided is not None else self.nodes
+
 
 NOTHING = Observed()
 

@@ -68,8 +68,7 @@ def diff_vm(placement: Placement, observed: Observed, machine: Machine, *, migra
 
 def cpus_around(placement: Placement, machine: Machine) -> CpuSet:
     """Where the threads of a virtual machine belong that are no vCPUs: all CPUs of its nodes that are not isolated."""
-    own = CpuSet(cpu for node in placement.nodes for cpu in machine.node_by_id[node].cpus)
-    return own - machine.isolated or placement.cpus
+    return machine.cpus_of(placement.nodes) - machine.isolated or placement.cpus
 
 
 def at_once(steps: Sequence[Step]) -> tuple[Step, ...]:

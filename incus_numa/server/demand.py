@@ -30,6 +30,8 @@ LIMIT_NODES = "limits.cpu.nodes"
 OPT_IN_NODES = "user.limits.cpu.nodes"
 VOLATILE_NODES = "volatile.cpu.nodes"
 BALANCED = "balanced"
+BALANCED_EXTENSION = "numa_cpu_balanced"
+"""The API extension that brings `balanced` with its record."""
 AUTO, IGNORE = "auto", "ignore"
 
 _OWN_PREFIX = "user.numa."
@@ -79,7 +81,7 @@ def nodes_key(info: ServerInfo) -> str | None:
 
     Asked for by API extension: with `balanced` came its record; before that, and on LXD, nodes can be named.
     """
-    if "numa_cpu_balanced" in info.extensions:
+    if BALANCED_EXTENSION in info.extensions:
         return VOLATILE_NODES
     return LIMIT_NODES if "numa_cpu_placement" in info.extensions else None
 
@@ -87,10 +89,11 @@ def nodes_key(info: ServerInfo) -> str | None:
 def record_key(instance: ServerInstance, servers: str | None) -> str | None:
     """The key for the record of one instance: the `servers`, unless this instance names its nodes itself.
 
-    Where an opted-in instance has a list in `limits.cpu.nodes`, that is what any server follows.
+    Where an opted-in instance has a list in `limits.cpu.nodes`, that is what any server follows. It reads that of a
+    virtual machine at the next start only, so there it is no record.
     """
-    named = instance.config.get(LIMIT_NODES, "").strip()
-    return LIMIT_NODES if has_opted_in(instance) and named not in ("", BALANCED) else servers
+    key = LIMIT_NODES if has_opted_in(instance) and _named_nodes(instance) else servers
+    return None if key == LIMIT_NODES and instance.type is InstanceType.VIRTUAL_MACHINE else key
 
 
 def has_opted_in(instance: ServerInstance) -> bool:
@@ -103,12 +106,17 @@ def nodes_from(instance: ServerInstance) -> NodeSet | None:
 
     A record is followed only where no list of nodes is in its way.
     """
-    named = instance.config.get(LIMIT_NODES, "").strip()
-    text = named if named not in ("", BALANCED) else instance.config.get(VOLATILE_NODES, "").strip()
+    text = _named_nodes(instance) or instance.config.get(VOLATILE_NODES, "").strip()
     try:
         return parse_nodes(text) if text else None
     except ValueError:
         return None
+
+
+def _named_nodes(instance: ServerInstance) -> str:
+    """The list in `limits.cpu.nodes`; empty where there is none."""
+    named = instance.config.get(LIMIT_NODES, "").strip()
+    return "" if named == BALANCED else named
 
 
 def instance_from(

@@ -27,6 +27,11 @@ class ServerInfo:
     member: str | None = None
 
 
+def is_elsewhere(location: str | None, member: str | None) -> bool:
+    """Whether an instance or event of this location is another member's than `member`'s (None: there is no cluster)."""
+    return member is not None and location not in (None, "", "none", member)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerInstance:
     """One instance as the server has it, after profiles.

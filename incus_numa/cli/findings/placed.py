@@ -115,7 +115,7 @@ def _check_record(one: Running, cpus: CpuSet, machine: Machine) -> list[Finding]
 def _check_floating(one: Running, cpus: CpuSet, machine: Machine) -> list[Finding]:
     home = _home(one, machine)
     pinned = one.instance.demand.pinned_cpus
-    allowed = pinned if pinned is not None else _cpus_of(home, machine)
+    allowed = pinned if pinned is not None else machine.cpus_of(home)
     if allowed and cpus <= allowed:
         return []
     nodes = machine.nodes_of(cpus)
@@ -158,10 +158,4 @@ def _check_memory(one: Running, machine: Machine, settings: PlacementSettings) -
 
 def _home(one: Running, machine: Machine) -> NodeSet:
     """The nodes that a virtual machine belongs on: those we decided, else those that the server recorded."""
-    decided = one.observed.decided
-    nodes = decided.nodes if decided is not None else one.observed.nodes or NodeSet()
-    return nodes & NodeSet(machine.node_by_id)
-
-
-def _cpus_of(nodes: NodeSet, machine: Machine) -> CpuSet:
-    return CpuSet(cpu for node in nodes for cpu in machine.node_by_id[node].cpus)
+    return (one.observed.home or NodeSet()) & NodeSet(machine.node_by_id)

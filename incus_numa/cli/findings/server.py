@@ -12,7 +12,6 @@ from incus_numa.server.protocol import Product, Project, ServerInfo, ServerInsta
 from incus_numa.settings import PlacementSettings
 
 SERVER = "server"
-BALANCED_EXTENSION = "numa_cpu_balanced"
 
 _NAMED = 5
 """So many instances are named in a sentence, the others are counted."""
@@ -38,10 +37,10 @@ def check_server(info: ServerInfo, problems: Iterable[str], others: Iterable[str
 
 def _check_balanced(info: ServerInfo) -> list[Finding]:
     """An Incus from before `balanced`, which is managed as LXD is, if at all."""
-    if info.product is not Product.INCUS or BALANCED_EXTENSION in info.extensions:
+    if info.product is not Product.INCUS or demand.BALANCED_EXTENSION in info.extensions:
         return []
     key = demand.nodes_key(info)
-    text = f"this Incus {info.version} does not have {BALANCED_EXTENSION}: it refuses limits.cpu.nodes=balanced"
+    text = f"this Incus {info.version} does not have {demand.BALANCED_EXTENSION}: it refuses limits.cpu.nodes=balanced"
     if key is None:
         text += ", and it keeps no nodes, so it rewrites CPUs to others and they are set again each time"
     else:
