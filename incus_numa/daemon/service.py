@@ -26,7 +26,6 @@ from incus_numa.daemon.triggers import Triggers
 from incus_numa.errors import ConfigError, IncusNumaError, UnreachableError
 from incus_numa.host.watch import CpusetWatch
 from incus_numa.model.instance import InstanceKey
-from incus_numa.model.machine import Machine
 from incus_numa.server.protocol import Server
 from incus_numa.settings import Settings, list_unused
 
@@ -95,11 +94,6 @@ class Service:
         measuring = Measuring(self._world, settings.host, smoothing_s(settings.rebalance))
         journal = Journal(Path(settings.rebalance.journal))
         self._balancing = Balancing(reconciler, measuring, journal, settings.rebalance)
-
-    @property
-    def machine(self) -> Machine:
-        """The machine as last read."""
-        return self._world.machine
 
     async def run(self) -> None:
         """Work until `stop` or SIGTERM. Instances keep what they have afterwards."""

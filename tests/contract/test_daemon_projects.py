@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -51,6 +53,19 @@ async def crowd(r: Rig) -> None:
     """Take three of the four nodes by CPU lists, so that the server's own choice of nodes is rarely right."""
     taken = r.simulator.create("taken", {"limits.cpu": "0-11"})
     await r.start(taken)
+
+
+@asynccontextmanager
+async def recorded_in_limits() -> AsyncIterator[tuple[Rig, InstanceKey]]:
+    """One that has opted in, in a restricted project, placed and with its nodes in `limits.cpu.nodes`."""
+    wish = Wish(settings=Settings(daemon=EVENTS_ONLY, placement=BY_LIMITS))
+    async with rig(projects(closed=RESTRICTED), wish=wish) as r:
+        await crowd(r)
+        key = r.managed("c1", 2, "closed", **OPTED_IN)
+        await r.start(key)
+        await seated(r, key)
+        await eventually(lambda: config_of(r, key)[LIMIT] == str(r.nodes(key)))
+        yield r, key
 
 
 async def test_namesakes_in_many_projects_are_placed_each_by_itself() -> None:
@@ -132,13 +147,7 @@ async def test_settings_that_ask_for_it_record_the_nodes_in_limits() -> None:
 
 
 async def test_one_that_is_recorded_in_limits_is_still_ours_after_restarts() -> None:
-    wish = Wish(settings=Settings(daemon=EVENTS_ONLY, placement=BY_LIMITS))
-    async with rig(projects(closed=RESTRICTED), wish=wish) as r:
-        await crowd(r)
-        key = r.managed("c1", 2, "closed", **OPTED_IN)
-        await r.start(key)
-        await seated(r, key)
-        await eventually(lambda: config_of(r, key)[LIMIT] == str(r.nodes(key)))
+    async with recorded_in_limits() as (r, key):
         await r.stop_daemon()
         await r.simulator.restart(key)
         before = r.calls("PATCH instance", key)
@@ -173,13 +182,7 @@ async def test_without_the_setting_limits_are_never_written() -> None:
 
 
 async def test_one_that_opts_out_again_stays_where_its_limits_say() -> None:
-    wish = Wish(settings=Settings(daemon=EVENTS_ONLY, placement=BY_LIMITS))
-    async with rig(projects(closed=RESTRICTED), wish=wish) as r:
-        await crowd(r)
-        key = r.managed("c1", 2, "closed", **OPTED_IN)
-        await r.start(key)
-        await seated(r, key)
-        await eventually(lambda: config_of(r, key)[LIMIT] == str(r.nodes(key)))
+    async with recorded_in_limits() as (r, key):
         nodes, before = r.nodes(key), r.calls("PATCH instance", key)
         r.simulator.set_config(key, {OPT_IN: ""})
         await eventually(lambda: r.seat(key).mems == NodeSet())
