@@ -318,13 +318,14 @@ class Rig:
         await eventually(lambda: self.calls("GET instances") > before + count)
 
     async def events_taken(self) -> None:
-        """Return when the daemon has taken every event sent so far, which it does in order."""
+        """Return when the daemon has taken every event sent so far, which it does in order, and done what they ask."""
         key = InstanceKey("default", "sentinel")
         if key not in self.simulator.incus.records:
             self.simulator.create(key.name)
         before = self.calls("GET instance", key)
         self.simulator.set_config(key, {"user.count": str(before)})
         await eventually(lambda: self.calls("GET instance", key) > before)
+        await eventually(lambda: not any(task.get_name().startswith("pass ") for task in asyncio.all_tasks()))
 
     def _cgroup_files(self) -> CgroupFiles:
         return legacy_cgroup.cgroup_files(self.simulator.cgroup, self.simulator.procfs)
