@@ -55,15 +55,15 @@ class Group:
 
     def follow_cpus(self, free: CpuSet) -> None:
         """What is set and free is effective; all that is free where nothing would be."""
-        rewrite(self.path / "cpuset.cpus.effective", str(self.cpus & free or free))
+        show(self.path / "cpuset.cpus.effective", str(self.cpus & free or free))
 
     def follow_mems(self, effective: NodeSet) -> None:
         """The nodes that memory can come from."""
-        rewrite(self.path / "cpuset.mems.effective", str(effective))
+        show(self.path / "cpuset.mems.effective", str(effective))
 
     def write_pages(self) -> None:
         """Where its memory is."""
-        rewrite(self.path / "memory.numa_stat", render_numa_stat(self.pages).rstrip("\n"))
+        show(self.path / "memory.numa_stat", render_numa_stat(self.pages).rstrip("\n"))
 
     def write_counters(self, used_s: float, waited: tuple[float, float] | None) -> None:
         """CPU time, and how long some and all tasks waited for more."""
@@ -87,8 +87,8 @@ def write_root(root: Path, cpus: CpuSet, mems: NodeSet) -> None:
     put(root / "cgroup.controllers", "cpuset cpu io memory hugetlb pids rdma misc\n")
     put(root / "cgroup.subtree_control", "cpuset cpu io memory pids\n")
     put(root / "cgroup.procs", "1\n")
-    rewrite(root / "cpuset.cpus.effective", str(cpus))
-    rewrite(root / "cpuset.mems.effective", str(mems))
+    show(root / "cpuset.cpus.effective", str(cpus))
+    show(root / "cpuset.mems.effective", str(mems))
 
 
 def create_group(group: Group, pid: int, cpus: CpuSet, mems: NodeSet) -> None:
@@ -121,7 +121,7 @@ def remove_group(group: Group, trash: Path) -> None:
 
 
 def rewrite(path: Path, text: str) -> None:
-    """Replace a file's contents in one write, so that no reader sees an empty or mixed line.
+    """Replace the contents of a file that others write as well, in one write: no reader sees an empty or mixed line.
 
     An empty file is one that somebody else truncated and is about to write: theirs is the later write then. A kernel's
     file is never written by two at once, so whoever has it open is waited for, and nobody opens it meanwhile.
@@ -133,12 +133,28 @@ def rewrite(path: Path, text: str) -> None:
         return
     try:
         _have_alone(descriptor)
-        size = os.fstat(descriptor).st_size
-        if size:
-            os.write(descriptor, f"{text}\n".encode().ljust(size, b"\n"))
+        if os.fstat(descriptor).st_size:
+            _fill(descriptor, text)
     finally:
         # This ends the lease, too.
         os.close(descriptor)
+
+
+def show(path: Path, text: str) -> None:
+    """Replace the contents of a file that nobody else writes, whoever has it open."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY)
+    except FileNotFoundError:
+        put(path, f"{text}\n")
+        return
+    try:
+        _fill(descriptor, text)
+    finally:
+        os.close(descriptor)
+
+
+def _fill(descriptor: int, text: str) -> None:
+    os.write(descriptor, f"{text}\n".encode().ljust(os.fstat(descriptor).st_size, b"\n"))
 
 
 def _have_alone(descriptor: int) -> None:

@@ -232,7 +232,7 @@ class Kernel:
             legacy_groups.write_roots(self.cgroup, self.hierarchy, cpus, self.machine.memory_nodes)
             return
         groups.write_root(self.cgroup, cpus, self.machine.memory_nodes)
-        groups.rewrite(self.cgroup / "cpuset.cpus.isolated", str(self.partition & self.online))
+        groups.show(self.cgroup / "cpuset.cpus.isolated", str(self.partition & self.online))
 
     def _new_group(self, name: str, pages: dict[int, int]) -> Group:
         path = self.payloads / name

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.simulator import groups
-from incus_numa.simulator.groups import PAGE, Group, rewrite
+from incus_numa.simulator.groups import PAGE, Group, rewrite, show
 from incus_numa.simulator.options import Hierarchy
 from incus_numa.simulator.trees import put
 
@@ -88,18 +88,18 @@ class LegacyGroup(Group):
         if not self.cpus <= free:
             self.cpus = self.cpus & free or free
             rewrite(self.path / "cpuset.cpus", str(self.cpus))
-        rewrite(self.path / "cpuset.effective_cpus", str(self.cpus))
+        show(self.path / "cpuset.effective_cpus", str(self.cpus))
 
     def follow_mems(self, effective: NodeSet) -> None:
         """As accepted; nodes that are gone leave the set."""
         if self.mems != effective:
             self.mems = effective
             rewrite(self.path / "cpuset.mems", str(effective))
-        rewrite(self.path / "cpuset.effective_mems", str(effective))
+        show(self.path / "cpuset.effective_mems", str(effective))
 
     def write_pages(self) -> None:
         """Where its memory is."""
-        rewrite(self.mount / MEMORY / self.name / "memory.numa_stat", self._render_pages().rstrip("\n"))
+        show(self.mount / MEMORY / self.name / "memory.numa_stat", self._render_pages().rstrip("\n"))
 
     def write_counters(self, used_s: float, waited: tuple[float, float] | None) -> None:
         """CPU time in nanoseconds; v1 does not count who waits."""
