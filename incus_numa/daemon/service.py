@@ -165,7 +165,7 @@ class Service:
             "verify": self._listening.verify(),
             "machine": self._watch_machine(),
             "inotify": self._follow_cpusets(),
-            "drift": self._put_right(),
+            "drift": self._put_right(group),
             "dispatch": self._dispatch(group),
             "balance": self._balancing.run(self._guarded, lambda: self._listening.connected),
             "memory": self._balancing.follow_left_memory(self._guarded),
@@ -267,7 +267,7 @@ class Service:
             if again is not None:
                 self._triggers.look_at(key, starting=again)
 
-    async def _put_right(self) -> None:
+    async def _put_right(self, group: asyncio.TaskGroup) -> None:
         """Compare cpusets that someone may have written with what was decided, and write them again where needed."""
         while True:
             await self._drift_wake.wait()
@@ -288,7 +288,9 @@ class Service:
                     self._triggers.look_at(key, starting=False)
                     drifted.remove(key)
                 if drifted:
-                    await self._guarded(self._reconciler.reassert(drifted))
+                    # A task of its own, which ends what it writes when the service is stopped meanwhile.
+                    work = self._guarded(self._reconciler.reassert(drifted))
+                    await asyncio.wait({self._begin(group, work, "pass over drifted cpusets")})
                 for key in self._reconciler.take_held():
                     # A pass over others works on it, whose writes may be older than what was seen.
                     asyncio.get_running_loop().call_later(HELD_S, self._triggers.look_at_cgroup, key)

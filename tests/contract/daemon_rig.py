@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -265,9 +266,9 @@ class Rig:
     def seat(self, key: InstanceKey) -> Seat:
         """What the kernel and the server's record say of a running container."""
         record = self.simulator.incus.get(key).config
-        mems = NodeSet.parse(self.path(key, "cpuset.mems").read_text())
+        mems = NodeSet.parse(_read(self.path(key, "cpuset.mems")))
         return Seat(
-            cpus=CpuSet.parse(self.path(key, "cpuset.cpus").read_text()),
+            cpus=CpuSet.parse(_read(self.path(key, "cpuset.cpus"))),
             # Bound to every node is not bound: what unbinding leaves behind.
             mems=NodeSet() if mems == self.simulator.machine.memory_nodes else mems,
             record=NodeSet.parse(record.get("volatile.cpu.nodes", "")),
@@ -368,6 +369,13 @@ async def eventually(condition: Callable[[], object]) -> None:
     while not condition():
         assert loop.time() < deadline, "it never happened"
         await asyncio.sleep(_LOOK_S)
+
+
+def _read(path: Path) -> str:
+    """What a file of a cgroup says; one that is empty is just being written, for the kernel ends each with a line end."""
+    while not (text := path.read_text()):
+        time.sleep(_LOOK_S)
+    return text
 
 
 def keeps_attributes(folder: Path) -> bool:

@@ -32,6 +32,8 @@ def _pages(r: Rig, key: InstanceKey) -> NodeSet:
 async def test_containers_are_placed_and_their_memory_with_them(options: SimulatorOptions) -> None:
     async with rig(options) as r:
         keys = [await r.present(f"c{number}", 2 + number) for number in range(4)]
+        # Each start makes the server rewrite the others.
+        await r.placed(*keys)
         assert [len(r.nodes(key)) for key in keys] == [1, 1, 1, 2]
         r.simulator.settle()
         assert all(_pages(r, key) == r.nodes(key) for key in keys[:3])
@@ -41,6 +43,7 @@ async def test_containers_are_placed_and_their_memory_with_them(options: Simulat
 async def test_rewrite_by_the_server_is_undone_without_asking_it(options: SimulatorOptions) -> None:
     async with rig(options, wish=Wish(settings=Settings(daemon=INOTIFY_ONLY))) as r:
         keys = [await r.present(f"c{number}", 3) for number in range(4)]
+        await r.placed(*keys)
         before, listings = {key: r.seat(key) for key in keys}, r.calls("GET instances")
         for _ in range(5):
             r.simulator.trigger_balance()
@@ -66,6 +69,7 @@ async def test_what_is_right_is_never_written(options: SimulatorOptions) -> None
 async def test_placement_outlives_a_restart_of_the_daemon(options: SimulatorOptions) -> None:
     async with rig(options) as r:
         keys = [await r.present(f"c{number}", 3) for number in range(4)]
+        await r.placed(*keys)
         before = {key: r.seat(key) for key in keys}
         await r.stop_daemon()
         r.simulator.trigger_balance()
