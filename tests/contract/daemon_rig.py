@@ -231,18 +231,21 @@ class Rig:
         await eventually(lambda: all(self.is_placed(key) for key in keys))
 
     async def at_rest(self, *keys: InstanceKey) -> None:
-        """Return when every instance has the CPUs that were last decided for it, as its cgroup keeps them."""
+        """Return when all those that run have the CPUs that were last decided for them, as their cgroups keep them."""
         await eventually(lambda: all(self._has_what_was_decided(key) for key in keys))
 
     def _has_what_was_decided(self, key: InstanceKey) -> bool:
+        if not self.has_group(key):
+            return True
         state = self._cgroups.read(self.path(key, "cpuset.cpus").parent)
         return state.decided is None or state.decided.cpus in (None, state.cpus)
 
     async def present(self, name: str, cpu: int | str | None = None, **config: str) -> InstanceKey:
-        """A container that was started and placed."""
+        """A container that was started and placed; others, whose CPUs its start shuffled, have theirs again."""
         key = self.managed(name, cpu, **config)
         await self.start(key)
         await self.placed(key)
+        await self.at_rest(*self.simulator.kernel.groups)
         return key
 
     def is_placed(self, key: InstanceKey) -> bool:
