@@ -9,9 +9,9 @@ import click
 
 from incus_numa.cli import output
 from incus_numa.cli.options import common, formatted, load_settings, look_s, start_logging, windowed
-from incus_numa.cli.survey import Survey, survey
-from incus_numa.daemon.seen import Seen
-from incus_numa.model.plan import Placement
+from incus_numa.cli.survey import survey
+from incus_numa.facts.rows import instance_rows, node_rows
+from incus_numa.facts.survey import Survey
 
 COLUMNS = (
     *("project", "name", "type", "vcpus", "memory_bytes", "nodes", "cpus", "mems", "state", "group", "exclusive"),
@@ -41,55 +41,6 @@ def command(
         click.echo(_nobody(found, project), err=True)
     for problem in (*found.problems, *found.plan.warnings):
         click.echo(f"Warning: {problem}", err=True)
-
-
-def instance_rows(found: Survey, project: str | None = None) -> list[output.Row]:
-    """One row per running instance; `state` is placed, differs, refused or unmanaged.
-
-    `exclusive` is true where nobody else is to have its CPUs. `load_cpus` is measured load, `locality` the part of its
-    memory that is on its nodes.
-    """
-    return [
-        {
-            "project": seen.instance.key.project,
-            "name": seen.instance.key.name,
-            "type": seen.instance.type.value,
-            "vcpus": seen.instance.demand.vcpus,
-            "memory_bytes": seen.instance.demand.memory_bytes,
-            "nodes": str(seen.observed.nodes) if seen.observed.nodes else None,
-            "cpus": str(seen.observed.cpus) if seen.observed.cpus else None,
-            "mems": str(seen.observed.mems) if seen.observed.mems else None,
-            "state": found.state(seen),
-            "group": seen.instance.group if seen.instance.managed else None,
-            "exclusive": has_own_cpus(found, seen),
-            "load_cpus": output.rounded(found.load_cpus(seen.instance.key)),
-            "locality": output.rounded(found.locality(seen)),
-        }
-        for seen in found.seen
-        if project in (None, seen.instance.key.project)
-    ]
-
-
-def has_own_cpus(found: Survey, seen: Seen) -> bool:
-    """Whether the instance was given exclusive CPUs."""
-    answer = found.answer(seen.instance.key)
-    return isinstance(answer, Placement) and answer.exclusive
-
-
-def node_rows(found: Survey) -> list[output.Row]:
-    """One row per node: its CPUs, committed load, memory and measured load."""
-    measured = {} if found.measured is None else found.measured.node_load
-    return [
-        {
-            "node": node.id,
-            "cpus": str(node.cpus),
-            "load": found.load_now.get(node.id),
-            "memory_bytes": node.memory_bytes,
-            "free_bytes": node.free_bytes,
-            "measured_load": output.rounded(measured.get(node.id)),
-        }
-        for node in found.machine.nodes
-    ]
 
 
 def _nobody(found: Survey, project: str | None) -> str:

@@ -1,137 +1,11 @@
-"""What `explain` tells about load: measured use, where memory is, whether it would move, last moves."""
+"""What `explain` says about load, for people: measured use, where memory is, whether it would move, last moves."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
-from incus_numa.cli import output
-from incus_numa.cli.survey import Survey
-from incus_numa.daemon.journal import Journal
-from incus_numa.daemon.seen import Seen
-from incus_numa.model.instance import InstanceKey
-from incus_numa.model.rebalance import History, MoveRecord
-from incus_numa.policy.rebalance import explain as rebalance
-from incus_numa.policy.rebalance.explain import Verdict
+from incus_numa.facts.words import show_nodes
 from incus_numa.quantities import render_bytes
-from incus_numa.settings import RebalanceSettings, Settings
-
-LAST_MOVES = 5
-"""So many moves of an instance are told, the newest."""
-
-
-def judge(found: Survey, seen: Seen, journal: Journal, settings: Settings) -> Verdict | None:
-    """What the rebalancer says about an instance; None where nothing was measured or it is not managed."""
-    if found.measured is None or not seen.instance.managed:
-        return None
-    now_s = time.time()
-    history = History(moved_at_s=journal.last_moves(now_s))
-    snapshot, limits = found.measured.snapshot, settings.rebalance
-    try:
-        return rebalance.explain(snapshot, history, now_s, settings.placement, limits, seen.instance.key)
-    except KeyError:
-        # It has ended while the load was measured.
-        return None
-
-
-def list_facts(
-    found: Survey, seen: Seen, records: Sequence[MoveRecord], verdict: Verdict | None, limits: RebalanceSettings
-) -> dict[str, Any]:
-    """Load, locality, the rebalancer's view and last moves as plain values; None where that is not known."""
-    rates = found.rates(seen.instance.key)
-    return {
-        "load": None
-        if rates is None
-        else {
-            "used_cpus": output.rounded(rates.used_cpus),
-            "wanted_cpus": output.rounded(rates.wanted_cpus),
-            "waiting": output.rounded(rates.waiting),
-            "stalled": output.rounded(rates.stalled),
-            "throttled": output.rounded(rates.throttled),
-        },
-        "locality": output.rounded(found.locality(seen)),
-        "rebalancer": None if verdict is None else _rebalancer(verdict, limits),
-        "last_moves": list_moves(records, seen.instance.key),
-    }
-
-
-def _rebalancer(verdict: Verdict, limits: RebalanceSettings) -> dict[str, Any]:
-    held = verdict.held
-    return {
-        "measured_load": {str(node): output.rounded(load) for node, load in sorted(verdict.node_load.items())},
-        "mean": output.rounded(verdict.mean),
-        "target": output.rounded(verdict.target),
-        "imbalance": output.rounded(verdict.imbalance),
-        "hold": None if held is None else held.hold.value,
-        "says": _says(verdict, limits),
-        "would": verdict.would,
-        "considered": [
-            {
-                "nodes": str(one.nodes),
-                "gain": output.rounded(one.gain),
-                "price": output.rounded(one.price),
-                "hold": None if one.hold is None else one.hold.value,
-                "detail": one.detail or None,
-            }
-            for one in verdict.options
-        ],
-    }
-
-
-def _says(verdict: Verdict, limits: RebalanceSettings) -> str:
-    """Whether it would move, and what decides that, in a sentence."""
-    off = "" if limits.enabled else "; moves by load are switched off (rebalance.enabled)"
-    if verdict.held is not None:
-        return f"stays ({verdict.held.hold.value}): {verdict.held.detail}{off}"
-    if verdict.load_cpus is None:
-        return f"stays: its load is unknown{off}"
-    if verdict.is_even:
-        return f"stays: load is even enough, {_unevenness(verdict)}{off}"
-    best = next((one for one in verdict.options if one.hold is None), None)
-    highest = max(verdict.node_load.values(), default=0.0)
-    if highest <= verdict.target:
-        return f"stays: its nodes are loaded {highest:.2f}, no more than the {verdict.target:.2f} aimed at{off}"
-    if best is None:
-        return f"stays: nothing that was considered pays, {_unevenness(verdict)}{off}"
-    return (
-        f"may move to {output.show_nodes(best.nodes)}, which gains {best.gain:.3f} and costs {best.price:.3f}, unless "
-        f"moves of others bring more{off}"
-    )
-
-
-def _unevenness(verdict: Verdict) -> str:
-    if verdict.imbalance is None:
-        return "as no node is known to be busy"
-    return f"the highest being {verdict.imbalance:.2f} times the mean of {verdict.mean:.2f}"
-
-
-def list_moves(records: Sequence[MoveRecord], key: InstanceKey) -> list[dict[str, Any]]:
-    """The last moves of an instance, newest first; times are in UTC."""
-    own = [one for one in records if one.move.key == key]
-    return [
-        {
-            "at": _utc(one.at_s),
-            "from": str(one.move.before),
-            "to": str(one.move.after),
-            "result": one.result,
-            "gain": output.rounded(one.move.gain),
-            "price": output.rounded(one.move.price),
-            "moved_bytes": one.moved_bytes,
-            "took_s": one.took_s,
-            "reason": one.move.reason,
-        }
-        for one in own[: -LAST_MOVES - 1 : -1]
-    ]
-
-
-def _utc(at_s: float) -> str | None:
-    """A time of the journal, None if its number is none."""
-    try:
-        return datetime.fromtimestamp(int(at_s), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (ValueError, OverflowError, OSError):
-        return None
 
 
 def lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
@@ -153,7 +27,7 @@ def _view(view: dict[str, Any]) -> list[tuple[str, str]]:
         result = f"no ({one['hold']}): {one['detail']}" if one["hold"] else "pays"
         # What is rounded to nothing must not be -0.000.
         gain = round(one["gain"], 3) + 0.0
-        text = f"{output.show_nodes(one['nodes'])}, gain {gain:.3f}, price {one['price']:.3f}: {result}"
+        text = f"{show_nodes(one['nodes'])}, gain {gain:.3f}, price {one['price']:.3f}: {result}"
         found.append(("considered" if place == 0 else "", text))
     return found + ([("would move", view["would"])] if view["would"] else [])
 
@@ -172,6 +46,6 @@ def _load(load: dict[str, float | None]) -> str:
 def _move(one: dict[str, Any]) -> str:
     memory = f"; {render_bytes(one['moved_bytes'])} followed" if one["moved_bytes"] else ""
     return (
-        f"{one['at'] or 'some time'} from {output.show_nodes(one['from'])} to {output.show_nodes(one['to'])}, "
+        f"{one['at'] or 'some time'} from {show_nodes(one['from'])} to {show_nodes(one['to'])}, "
         f"{one['result']}: {one['reason']}{memory}"
     )

@@ -12,7 +12,6 @@ from typing import Any
 import click
 import msgspec
 
-from incus_numa.cpuset import NodeSet
 from incus_numa.errors import ReportError
 from incus_numa.quantities import render_bytes
 
@@ -150,21 +149,6 @@ def show_bytes(size: int | None) -> str | None:
 def show_part(part: float | None) -> str | None:
     """A part of 1 as a percentage for a table; None stays None."""
     return None if part is None else f"{part:.0%}"
-
-
-def show_nodes(nodes: NodeSet | str) -> str:
-    """`node 3` or `nodes 0-1`, for sentences."""
-    return f"node {nodes}" if str(nodes).isdecimal() else f"nodes {nodes}"
-
-
-def rounded(value: float | None) -> float | None:
-    """A measured number with as many digits as mean anything; None stays None."""
-    return None if value is None else round(value, 4)
-
-
-def count(number: int, noun: str) -> str:
-    """`1 node` or `3 nodes`, for sentences."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _is_amount(value: Any) -> bool:

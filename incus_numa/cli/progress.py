@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from incus_numa.cli.output import count, show_nodes
+from incus_numa.facts.words import count, show_nodes
 from incus_numa.model.plan import MovePages
 from incus_numa.quantities import render_bytes
 

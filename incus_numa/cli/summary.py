@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from incus_numa.cli.output import count
+from incus_numa.facts.words import count
 from incus_numa.model.rebalance import Decision
 
 

@@ -375,7 +375,7 @@ async def eventually(condition: Callable[[], object]) -> None:
 
 
 def _read(path: Path) -> str:
-    """What a file of a cgroup says; one that is empty is just being written, for the kernel ends each with a line end."""
+    """What a file of a cgroup says. An empty one is just being written: the kernel ends each with a line end."""
     while not (text := path.read_text()):
         time.sleep(_LOOK_S)
     return text

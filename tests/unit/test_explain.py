@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from incus_numa.cli import explain_command
-from incus_numa.cli.survey import Survey
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.daemon.seen import Seen
+from incus_numa.facts import instance as facts_of_instance
+from incus_numa.facts.survey import Survey
 from incus_numa.model.instance import Instance, Policy
 from incus_numa.model.plan import Placement, Proof
 from incus_numa.model.snapshot import Observed, Snapshot
@@ -34,7 +34,7 @@ def explain(name: str, seats: dict[str, tuple[Instance, Observed]]) -> dict[str,
     found = survey(builders.snapshot(builders.machine(), *instances, observed=observed))
     seen = found.get(seats[name][0].key)
     assert seen is not None
-    return explain_command.explain(found, seen, Settings())
+    return facts_of_instance.explain(found, seen, Settings())
 
 
 def seat(name: str, vcpus: int, nodes: str, cpus: str, *, exclusive: bool = False) -> tuple[Instance, Observed]:
@@ -100,5 +100,5 @@ def test_proof_says_what_was_not_searched(proof: Proof, width: int, text: str) -
     found = survey(builders.snapshot(builders.machine(), one, observed={one.key: Observed()}))
     placement = Placement(key=one.key, nodes=NodeSet(range(width)), cpus=CpuSet([0]), proof=proof)
     plan = replace(found.plan, placements=(placement,))
-    facts = explain_command.explain(replace(found, plan=plan), found.seen[0], Settings())
+    facts = facts_of_instance.explain(replace(found, plan=plan), found.seen[0], Settings())
     assert facts["proof"]["text"] == text

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from incus_numa.cli import load_facts, output
-from incus_numa.cli.survey import Measured, Survey
 from incus_numa.cpuset import NodeSet
-from incus_numa.daemon.journal import Journal
 from incus_numa.daemon.seen import Seen
+from incus_numa.facts import load
+from incus_numa.facts.survey import Measured, Survey
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.load import Load
 from incus_numa.model.plan import Plan
@@ -58,7 +57,7 @@ def record(at_s: float, name: str = "web") -> MoveRecord:
 
 
 def test_load_is_what_was_measured() -> None:
-    facts = load_facts.list_facts(survey(Observed(), RATES), seen(Observed()), (), None, LIMITS)
+    facts = load.list_facts(survey(Observed(), RATES), seen(Observed()), (), None, LIMITS)
     assert facts["load"] == {
         "used_cpus": 1.5,
         "wanted_cpus": 1.95,
@@ -76,13 +75,13 @@ def test_load_is_what_was_measured() -> None:
 
 
 def test_load_that_is_unknown_is_no_number() -> None:
-    facts = load_facts.list_facts(survey(Observed(), InstanceRates()), seen(Observed()), (), None, LIMITS)
+    facts = load.list_facts(survey(Observed(), InstanceRates()), seen(Observed()), (), None, LIMITS)
     assert set(facts["load"].values()) == {None}
     assert load_facts.lines(facts) == [("load", "unknown")]
 
 
 def test_what_was_not_measured_is_not_told() -> None:
-    facts = load_facts.list_facts(survey(Observed()), seen(Observed()), (), None, LIMITS)
+    facts = load.list_facts(survey(Observed()), seen(Observed()), (), None, LIMITS)
     assert facts == {"load": None, "locality": None, "rebalancer": None, "last_moves": []}
     assert load_facts.lines(facts) == []
 
@@ -106,7 +105,7 @@ def test_locality_is_the_part_of_the_memory_on_its_own_nodes(observed: Observed,
 
 def test_the_newest_moves_are_told_first_with_times_in_utc() -> None:
     records = [record(1_790_000_000.9 + 60 * minute) for minute in range(7)]
-    moves = load_facts.list_moves([*records, record(1_800_000_000, "other")], WEB.key)
+    moves = load.list_moves([*records, record(1_800_000_000, "other")], WEB.key)
     assert [one["at"][11:] for one in moves] == ["14:19:20Z", "14:18:20Z", "14:17:20Z", "14:16:20Z", "14:15:20Z"]
     assert moves[-1] == {
         "at": "2026-09-21T14:15:20Z",
@@ -122,7 +121,7 @@ def test_the_newest_moves_are_told_first_with_times_in_utc() -> None:
 
 
 def test_a_time_that_is_none_hides_no_move() -> None:
-    (move,) = load_facts.list_moves([record(1e300)], WEB.key)
+    (move,) = load.list_moves([record(1e300)], WEB.key)
     assert move["at"] is None
     facts = {"load": None, "locality": None, "rebalancer": None, "last_moves": [move]}
     assert load_facts.lines(facts) == [
@@ -148,19 +147,19 @@ UNEVEN = Verdict(
 
 def test_a_gain_that_is_rounded_to_nothing_has_no_sign() -> None:
     nothing = Option(nodes=NodeSet([2]), gain=-0.0001, price=0.01, hold=Hold.NO_GAIN, detail="it is idle")
-    facts = load_facts.list_facts(
+    facts = load.list_facts(
         survey(Observed(), RATES), seen(Observed()), (), replace(UNEVEN, options=(nothing,)), LIMITS
     )
     assert load_facts.lines(facts)[-1] == ("considered", "node 2, gain 0.000, price 0.010: no (no-gain): it is idle")
 
 
 def says(verdict: Verdict, limits: RebalanceSettings = LIMITS) -> str:
-    facts = load_facts.list_facts(survey(Observed(), RATES), seen(Observed()), (), verdict, limits)
+    facts = load.list_facts(survey(Observed(), RATES), seen(Observed()), (), verdict, limits)
     return str(facts["rebalancer"]["says"])
 
 
 def test_what_may_move_is_told_with_gain_and_price_and_what_else_was_considered() -> None:
-    facts = load_facts.list_facts(survey(Observed(), RATES), seen(Observed()), (), UNEVEN, LIMITS)
+    facts = load.list_facts(survey(Observed(), RATES), seen(Observed()), (), UNEVEN, LIMITS)
     assert facts["rebalancer"] == {
         "measured_load": {"0": 0.9},
         "mean": 0.3,
@@ -215,18 +214,18 @@ def test_why_it_stays_is_told(verdict: Verdict, sentence: str) -> None:
 
 
 def test_what_would_have_to_change_is_told() -> None:
-    facts = load_facts.list_facts(
+    facts = load.list_facts(
         survey(Observed(), RATES), seen(Observed()), (), replace(UNEVEN, would="it would if …"), LIMITS
     )
     assert load_facts.lines(facts)[-1] == ("would move", "it would if …")
 
 
-def test_an_instance_that_is_not_managed_is_not_judged(tmp_path: Path) -> None:
-    journal, loose = Journal(tmp_path / "none"), replace(WEB, managed=False)
+def test_an_instance_that_is_not_managed_is_not_judged() -> None:
+    loose = replace(WEB, managed=False)
     found = survey(builders.decided("0", "0-1"), RATES)
-    assert load_facts.judge(found, replace(found.seen[0], instance=loose), journal, Settings()) is None
-    assert load_facts.judge(survey(Observed()), found.seen[0], journal, Settings()) is None
-    judged = load_facts.judge(found, found.seen[0], journal, Settings())
+    assert load.judge(found, replace(found.seen[0], instance=loose), {}, 0.0, Settings()) is None
+    assert load.judge(survey(Observed()), found.seen[0], {}, 0.0, Settings()) is None
+    judged = load.judge(found, found.seen[0], {}, 0.0, Settings())
     assert judged is not None
     assert (judged.key, judged.load_cpus) == (WEB.key, 1.95)
 

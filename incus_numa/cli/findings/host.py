@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from incus_numa.cli.findings.finding import Finding, Kind, note, warning
-from incus_numa.cli.output import count
+from incus_numa.facts.words import count
 from incus_numa.host.features import Capability, KernelFeatures
 from incus_numa.model.machine import Machine
 from incus_numa.model.snapshot import Observed

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from incus_numa.cli.findings.finding import Finding, Kind, danger, note, warning
-from incus_numa.cli.output import show_nodes
 from incus_numa.cpuset import CpuSet, NodeSet
+from incus_numa.facts.words import show_nodes
 from incus_numa.model.instance import Instance, InstanceType
 from incus_numa.model.machine import Machine
 from incus_numa.quantities import render_bytes

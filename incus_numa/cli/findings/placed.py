@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from incus_numa.cli.findings.finding import Finding, Kind, warning
-from incus_numa.cli.output import show_nodes
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.daemon import owners
+from incus_numa.facts.words import show_nodes
 from incus_numa.model.instance import Instance, MemoryMode
 from incus_numa.model.machine import Machine
 from incus_numa.model.plan import Plan, Reason

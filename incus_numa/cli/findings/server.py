@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from incus_numa.cli.findings.finding import Finding, Kind, note, warning
-from incus_numa.cli.output import count
+from incus_numa.facts.words import count
 from incus_numa.model.instance import InstanceKey, InstanceType
 from incus_numa.server import demand
 from incus_numa.server.protocol import Product, Project, ServerInfo, ServerInstance

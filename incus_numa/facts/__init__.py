@@ -1,0 +1,1 @@
+"""What is known about the host and its instances, as plain values: for commands and for the API."""

@@ -1,0 +1,113 @@
+"""One look at everything, without changing anything, and what a pass would decide. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from incus_numa.daemon.observe import World
+from incus_numa.daemon.seen import Seen
+from incus_numa.model.instance import InstanceKey
+from incus_numa.model.machine import Machine
+from incus_numa.model.plan import Placement, Plan, Rejection, Step
+from incus_numa.model.sample import InstanceRates, Rates
+from incus_numa.model.snapshot import Snapshot
+from incus_numa.policy import planner
+from incus_numa.policy.desk import open_desk
+from incus_numa.policy.rebalance import measured as node_loads
+from incus_numa.settings import PlacementSettings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """What was measured: rates, the snapshot with the load that follows from them, and that of every node."""
+
+    rates: Rates
+    snapshot: Snapshot
+    node_load: Mapping[int, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Survey:
+    """What runs, what a pass would decide now, and the load of the nodes as things are.
+
+    `steps` are those that a pass would take for each placement, `load_now` is committed load; `measured` is None where
+    nothing was measured.
+    """
+
+    machine: Machine
+    seen: tuple[Seen, ...]
+    snapshot: Snapshot
+    plan: Plan
+    load_now: Mapping[int, float]
+    steps: Mapping[InstanceKey, tuple[Step, ...]] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    measured: Measured | None = None
+
+    def get(self, key: InstanceKey) -> Seen | None:
+        """One running instance, None if it does not run here."""
+        return next((one for one in self.seen if one.instance.key == key), None)
+
+    def answer(self, key: InstanceKey) -> Placement | Rejection | None:
+        """What a pass would decide about an instance; None if it is not managed."""
+        answers: tuple[Placement | Rejection, ...] = (*self.plan.placements, *self.plan.rejections)
+        return next((one for one in answers if one.key == key), None)
+
+    def state(self, seen: Seen) -> str:
+        """placed: as decided; differs: a pass would change something; refused, with the reason; unmanaged."""
+        answer = self.answer(seen.instance.key)
+        if answer is None:
+            return "unmanaged"
+        if isinstance(answer, Rejection):
+            return f"refused: {answer.reason.value}"
+        return "differs" if self.steps.get(answer.key) else "placed"
+
+    def load_cpus(self, key: InstanceKey) -> float | None:
+        """CPUs that an instance keeps busy, and would if nobody else wanted them; None when unknown."""
+        return None if self.measured is None else self.measured.snapshot.load.cpus_by_instance.get(key)
+
+    def rates(self, key: InstanceKey) -> InstanceRates | None:
+        """Measured rates of an instance; None where nothing was measured."""
+        return None if self.measured is None else self.measured.rates.instances.get(key)
+
+    def memory_by_node(self, seen: Seen) -> Mapping[int, int] | None:
+        """Anonymous memory of an instance in bytes by node, as last read; None when unknown."""
+        if self.measured is not None and seen.instance.key in self.measured.snapshot.observed:
+            return self.measured.snapshot.observed[seen.instance.key].memory
+        return seen.observed.memory
+
+    def locality(self, seen: Seen) -> float | None:
+        """The part of an instance's memory that is on its own nodes; None when either is unknown or it has none."""
+        memory, nodes = self.memory_by_node(seen), seen.observed.home
+        total = sum((memory or {}).values())
+        if not memory or not nodes or not total:
+            return None
+        return sum(size for node, size in memory.items() if node in nodes) / total
+
+
+def take_survey(world: World, settings: PlacementSettings, measured: Measured | None = None) -> Survey:
+    """What was last seen of everything that runs, and what a pass would decide about it."""
+    snapshot = world.snapshot()
+    plan = planner.plan(snapshot, settings)
+    nothing = planner.plan(snapshot, settings, only=frozenset())
+    seen = {one.instance.key: one for one in world.all_seen()}
+    return Survey(
+        steps={one.key: world.diff(one, seen[one.key]) for one in plan.placements if one.key in seen},
+        machine=snapshot.machine,
+        seen=tuple(seen[key] for key in sorted(seen)),
+        measured=measured,
+        snapshot=snapshot,
+        plan=plan,
+        load_now=nothing.node_load,
+        problems=world.problems,
+    )
+
+
+def take_measured(world: World, settings: PlacementSettings, rates: Rates | None) -> Measured | None:
+    """The load of instances and nodes by the rates that were measured; None without any."""
+    if rates is None:
+        return None
+    snapshot = world.snapshot()
+    instances = sorted(snapshot.instances, key=lambda one: one.key)
+    node_load = node_loads.measure(open_desk(snapshot, settings, instances)).load
+    return Measured(rates=rates, snapshot=snapshot, node_load=node_load)

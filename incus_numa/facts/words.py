@@ -1,0 +1,20 @@
+"""How facts are worded and rounded."""
+
+from __future__ import annotations
+
+from incus_numa.cpuset import NodeSet
+
+
+def show_nodes(nodes: NodeSet | str) -> str:
+    """`node 3` or `nodes 0-1`, for sentences."""
+    return f"node {nodes}" if str(nodes).isdecimal() else f"nodes {nodes}"
+
+
+def rounded(value: float | None) -> float | None:
+    """A measured number with as many digits as mean anything; None stays None."""
+    return None if value is None else round(value, 4)
+
+
+def count(number: int, noun: str) -> str:
+    """`1 node` or `3 nodes`, for sentences."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
