@@ -6,6 +6,7 @@ problem at once. `render_settings` writes every key with its meaning, which is h
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -170,6 +171,40 @@ class RebalanceSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ApiSettings:
+    """The API of the daemon, with metrics and dashboard."""
+
+    enabled: bool = key(default=True, meaning="Whether the daemon has an API at all.")
+    socket: str = key("/run/incus-numa/api.sock", "Unix socket of the API; who may open it may read and write.")
+    group: str = key(
+        "", "Group that may open the socket beside root; empty: incus-admin or lxd, whichever there is first."
+    )
+    listen: str = key(
+        "",
+        'Address and port for TCP, such as "127.0.0.1:9714" or "[::1]:9714"; empty: no TCP.',
+    )
+    token_file: str = key(
+        "", "File with a token, which writes over TCP need, and everything on another address than loopback."
+    )
+    tls_certificate: str = key("", "PEM file with the certificate for TCP; needed on other addresses than loopback.")
+    tls_key: str = key("", "PEM file with the key of the certificate; empty: it is in the same file.")
+    hosts: tuple[str, ...] = key((), "Names under which TCP is reached, beside localhost and the address listened on.")
+    max_clients: Count = key(64, "So many requests are worked on at a time (1 to 10000); others must come again.")
+    policy_file: str = key(
+        "/var/lib/incus-numa/policy.json", "Where a policy that was set by the API is kept; deleting it ends that."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MetricsSettings:
+    """What the API's /metrics shows."""
+
+    max_instances: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = key(
+        1000, "Metrics of single instances are shown of so many at most (0 to 100000), in the order of their names."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """All tables of the configuration file."""
 
@@ -179,6 +214,8 @@ class Settings:
     memory: MemorySettings = field(default_factory=MemorySettings)
     daemon: DaemonSettings = field(default_factory=DaemonSettings)
     rebalance: RebalanceSettings = field(default_factory=RebalanceSettings)
+    api: ApiSettings = field(default_factory=ApiSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
 
 
 def parse_settings(text: str) -> Settings:
@@ -199,6 +236,11 @@ def salvage_settings(text: str) -> tuple[Settings, tuple[str, ...]]:
         tables = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
         raise ConfigError((f"not TOML: {error}",)) from error
+    return read_tables(tables)
+
+
+def read_tables(tables: Mapping[str, Any]) -> tuple[Settings, tuple[str, ...]]:
+    """The same from tables, such as JSON has them. Wrong keys have their defaults; every problem is told."""
     problems: list[str] = []
     known = get_type_hints(Settings)
     values: dict[str, Any] = {}
@@ -233,10 +275,44 @@ def check_settings(settings: Settings) -> tuple[str, ...]:
         problems.append(f"daemon.run_dir = {settings.daemon.run_dir!r}: expected an absolute path")
     if not settings.rebalance.journal.startswith("/"):
         problems.append(f"rebalance.journal = {settings.rebalance.journal!r}: expected an absolute path")
+    problems += _check_api(settings.api)
     if settings.rebalance.bytes_per_second < LEAST_PACE:
         told = quantities.render_exactly(settings.rebalance.bytes_per_second)
         problems.append(f"rebalance.bytes_per_second = {told!r}: expected 1MiB or more")
     return (*problems, *_check_memory(settings.memory))
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Address and port of `127.0.0.1:9714` or `[::1]:9714`. Raises ValueError."""
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)|(localhost)):([0-9]{1,5})", text)
+    try:
+        if found is None or not 0 < int(found[4]) < 1 << 16:
+            raise ValueError(text)
+        return str(ipaddress.ip_address("127.0.0.1" if found[3] else found[1] or found[2])), int(found[4])
+    except ValueError:
+        raise ValueError("expected an address and a port such as 127.0.0.1:9714 or [::1]:9714") from None
+
+
+def _check_api(api: ApiSettings) -> list[str]:
+    """Paths, and whether what is reachable from outside is protected."""
+    problems = []
+    for name in ("socket", "token_file", "tls_certificate", "tls_key", "policy_file"):
+        path = getattr(api, name)
+        if not path.startswith("/") and (path or name in ("socket", "policy_file")):
+            problems.append(f"api.{name} = {path!r}: expected an absolute path")
+    if api.tls_key and not api.tls_certificate:
+        problems.append("api.tls_key: expected api.tls_certificate with it")
+    if not api.listen:
+        return problems
+    try:
+        address, _ = parse_listen(api.listen)
+    except ValueError as error:
+        return [*problems, f"api.listen = {api.listen!r}: {error}"]
+    missing = [f"api.{name}" for name in ("token_file", "tls_certificate") if not getattr(api, name)]
+    if missing and not ipaddress.ip_address(address).is_loopback:
+        told = " and ".join(missing)
+        problems.append(f"api.listen = {api.listen!r}: can be reached from outside; set {told}, or use 127.0.0.1")
+    return problems
 
 
 def list_unused(settings: Settings) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from incus_numa.cli import running
 from incus_numa.cli.fitting import load_for_host
 from incus_numa.cli.options import common_with, load_settings, start_logging
 from incus_numa.cli.wiring import live_applier, make_world
+from incus_numa.daemon.notices import Notices
 from incus_numa.daemon.notify import Notifier
 from incus_numa.daemon.reconciler import Reconciler
 from incus_numa.daemon.service import Service
@@ -51,7 +52,8 @@ async def serve(settings: Settings, config_file: Path | None) -> None:
     """Run until SIGTERM or SIGINT."""
     notifier = Notifier(os.environ)
     path, settings = await _wait_for_socket(settings, config_file, notifier)
-    server = HttpServer(path, settings.server.timeout_s)
+    notices = Notices()
+    server = HttpServer(path, settings.server.timeout_s, notices.tell)
     world = make_world(server, settings)
     for problem in (*list_unused(settings), *world.cgroups.check()):
         log.warning("%s", problem)
@@ -67,7 +69,7 @@ async def serve(settings: Settings, config_file: Path | None) -> None:
     )
     await Service(
         server,
-        Reconciler(world, applier),
+        Reconciler(world, applier, notices),
         settings,
         load_settings=lambda: load_settings(config_file),
         notifier=notifier,

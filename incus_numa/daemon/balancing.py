@@ -18,9 +18,12 @@ from typing import Any
 from incus_numa.daemon.journal import Journal
 from incus_numa.daemon.measuring import Measuring
 from incus_numa.daemon.reconciler import Reconciler
+from incus_numa.errors import RetryError
 from incus_numa.model.instance import InstanceKey
+from incus_numa.model.notice import MoveHeld, MoveMade
 from incus_numa.model.plan import Outcome, Plan, StepResult
-from incus_numa.model.rebalance import Decision, History, Move, MoveRecord
+from incus_numa.model.rebalance import Decision, History, Hold, Move, MoveRecord
+from incus_numa.model.sample import Rates
 from incus_numa.policy.rebalance import decision as rebalance
 from incus_numa.settings import RebalanceSettings
 
@@ -61,8 +64,37 @@ class Balancing:
         self._settings = settings
         self._history = History(moved_at_s=self._moved_before())
         self.decision = Decision()
+        self._held: dict[InstanceKey, Hold] = {}
         self._changed, self._left = asyncio.Event(), asyncio.Event()
         self._moving: asyncio.Task[None] | None = None
+        self._start: Callable[[Decision], None] | None = None
+
+    @property
+    def rates(self) -> Rates | None:
+        """What was measured last, None when nothing was."""
+        return self._measuring.rates
+
+    @property
+    def journal(self) -> Journal:
+        """The moves that were made."""
+        return self._journal
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether moves are under way."""
+        return self._moving is not None and not self._moving.done()
+
+    def preview(self, limits: RebalanceSettings, only: frozenset[InstanceKey] | None = None) -> Decision:
+        """Who would move now, without waiting for the hold time; nothing is remembered of it."""
+        snapshot, now_s = self._world.snapshot(), time.monotonic()
+        return rebalance.decide(snapshot, self._history, now_s, self._world.placement, limits, only=only, forced=True)
+
+    def begin(self, decision: Decision) -> None:
+        """Do what was decided just now, in the background. Raises RetryError while other moves are under way."""
+        if self._start is None or self.is_moving:
+            raise RetryError("moves are under way already; try again when they are done")
+        if decision.moves:
+            self._start(decision)
 
     def use(self, settings: RebalanceSettings) -> None:
         """Decide by other settings from now on. The journal's place needs a restart."""
@@ -143,6 +175,15 @@ class Balancing:
             self._journal.append(record)
             move = record.move
             log.info("instance=%s %s from=%s to=%s: %s", move.key, record.result, move.before, move.after, move.reason)
+            self._reconciler.notices.tell(MoveMade(record=record))
+
+    def _tell_held(self, decision: Decision) -> None:
+        """Tell who stays on a node that is too loaded, once for each reason."""
+        held = {one.key: one.hold for one in decision.held}
+        for one in decision.held:
+            if self._held.get(one.key) is not one.hold:
+                self._reconciler.notices.tell(MoveHeld(key=one.key, hold=one.hold, detail=one.detail))
+        self._held = held
 
     async def follow_all(self, follow: Follow = _on) -> tuple[StepResult, ...]:
         """Let all memory follow that an earlier pass, or a crash, has left behind. Raises UnreachableError."""
@@ -157,6 +198,7 @@ class Balancing:
         While moves are under way, sampling goes on and nothing is decided.
         """
         async with asyncio.TaskGroup() as group:
+            self._start = partial(self._begin, group, guard)
             while True:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._settings.interval_s):
@@ -166,15 +208,18 @@ class Balancing:
                 if not self._settings.enabled:
                     self._measuring.forget()
                 elif is_ready():
-                    await guard(self._look(group, guard))
+                    await guard(self._look())
 
-    async def _look(self, group: asyncio.TaskGroup, guard: Guard) -> None:
+    async def _look(self) -> None:
         await self._measuring.take()
-        if self._moving is not None and not self._moving.done():
+        if self.is_moving:
             return
-        decision = self.decide(tells_held=False)
-        if decision.moves:
-            self._moving = group.create_task(self._make(self.carry_out(decision), guard), name="moves")
+        decision = self.decide()
+        self._tell_held(decision)
+        self.begin(decision)
+
+    def _begin(self, group: asyncio.TaskGroup, guard: Guard, decision: Decision) -> None:
+        self._moving = group.create_task(self._make(self.carry_out(decision), guard), name="moves")
 
     async def _make(self, moves: Coroutine[Any, Any, Made], guard: Guard) -> None:
         await guard(moves)
@@ -191,7 +236,7 @@ class Balancing:
             await self._left.wait()
             self._left.clear()
             # Moves under way let their own memory follow, and tell when they are done.
-            if self._moving is None or self._moving.done():
+            if not self.is_moving:
                 await guard(self.follow_all())
 
     def _moved_before(self) -> dict[InstanceKey, float]:

@@ -16,6 +16,7 @@ from incus_numa.daemon.reconciler import Reconciler
 from incus_numa.daemon.triggers import Triggers, Verification
 from incus_numa.errors import IncusNumaError
 from incus_numa.model.instance import InstanceKey
+from incus_numa.model.notice import StreamOpened
 from incus_numa.server.protocol import Connected, Event, Server, is_elsewhere
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ class Listening:
         """Events become hints. After every connection everything is looked at, as events may have been missed."""
         async for event in self._server.watch_events():
             if isinstance(event, Connected):
+                self._reconciler.notices.tell(StreamOpened(again=self.connected))
                 await self._greet()
                 self._reconciler.forget_own_updates()
                 self.connected = True

@@ -62,6 +62,7 @@ class World:
         self._turns = itertools.count(1)
         self._standing: Standing | None = None
         self._load = Load()
+        self.info: ServerInfo | None = None
 
     @property
     def record_moves_cpus(self) -> bool:
@@ -87,7 +88,7 @@ class World:
 
     async def greet(self, info: ServerInfo) -> None:
         """Note who the server is, and merge what only it knows of the machine; what it cannot say is left out."""
-        self.member = info.member
+        self.info, self.member = info, info.member
         self.nodes_key = demand.nodes_key(info)
         try:
             self._hardware.use_resources(await self.server.get_resources())

@@ -15,12 +15,14 @@ from incus_numa.applier.protocol import Applier, Progress
 from incus_numa.daemon import owners
 from incus_numa.daemon.decisions import Decisions
 from incus_numa.daemon.moves import Moves
+from incus_numa.daemon.notices import Notices
 from incus_numa.daemon.observe import World
 from incus_numa.daemon.said import Said
 from incus_numa.daemon.settling import GIVE_UP_S, Settling, all_of
 from incus_numa.errors import RetryError
 from incus_numa.model.instance import InstanceKey
-from incus_numa.model.plan import PassReport, Plan, StepResult
+from incus_numa.model.notice import Refused
+from incus_numa.model.plan import PassReport, Plan, Reason, StepResult
 from incus_numa.model.snapshot import Snapshot
 from incus_numa.server.retrying import retrying
 
@@ -30,14 +32,20 @@ log = logging.getLogger(__name__)
 class Reconciler:
     """Brings instances to their placements, one pass at a time."""
 
-    def __init__(self, world: World, applier: Applier) -> None:
+    def __init__(self, world: World, applier: Applier, notices: Notices | None = None) -> None:
         self.world = world
+        self.notices = notices or Notices()
         self._said = Said()
         self._decisions = Decisions(world)
-        self._settling = Settling(world, applier, self._decisions, self._said)
+        self._settling = Settling(world, applier, self._decisions, self._said, self.notices)
         self._told_owners: set[InstanceKey] = set()
         self._leaving: set[InstanceKey] = set()
-        self.rejected: frozenset[InstanceKey] = frozenset()
+        self.refused: dict[InstanceKey, Reason] = {}
+
+    @property
+    def rejected(self) -> frozenset[InstanceKey]:
+        """Those that are refused."""
+        return frozenset(self.refused)
 
     async def pass_over_everything(self, *, project: str | None = None, max_moves: int | None = None) -> PassReport:
         """Look at all instances and bring every managed one to its placement.
@@ -189,10 +197,12 @@ class Reconciler:
         for key in judged & self.rejected:
             # It was refused and is not any more: should it be refused again, that is news.
             self._said.lines.pop(key, None)
-        now = {rejection.key for rejection in plan.rejections}
-        kept = frozenset() if everything else self.rejected - judged
-        self.rejected = frozenset(kept | now)
+        before = self.refused
+        self.refused = {} if everything else {key: why for key, why in before.items() if key not in judged}
         for rejection in plan.rejections:
+            self.refused[rejection.key] = rejection.reason
+            if before.get(rejection.key) is not rejection.reason:
+                self.notices.tell(Refused(rejection=rejection))
             self._said.once(
                 rejection.key, f"refused, left as it is: reason={rejection.reason.value}: {rejection.detail}"
             )
@@ -214,7 +224,7 @@ class Reconciler:
         managed = set(self.world.managed())
         for key in [key for key in self._decisions.placements if key not in managed]:
             self._decisions.drop(key)
-        self.rejected &= managed
+        self.refused = {key: why for key, why in self.refused.items() if key in managed}
         self._settling.forget_gone(managed)
         for key in [key for key in self._said.lines if self.world.get(key) is None]:
             del self._said.lines[key]

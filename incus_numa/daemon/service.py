@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import logging
 import signal
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from incus_numa.daemon.triggers import Triggers
 from incus_numa.errors import ConfigError, IncusNumaError, UnreachableError
 from incus_numa.host.watch import CpusetWatch
 from incus_numa.model.instance import InstanceKey
+from incus_numa.model.notice import PassEnded, Scope, SettingsChanged, StartPlaced
 from incus_numa.server.protocol import Server
 from incus_numa.settings import Settings, list_unused
 
@@ -50,7 +52,9 @@ starts."""
 HELD_S = 0.05
 """When to compare a cpuset again that could not be put right because a pass was at work on its instance."""
 
-FIXED = "[server], [host], daemon.write_timeout_s, daemon.run_dir, rebalance.bytes_per_second and rebalance.journal"
+FIXED = (
+    "[server], [host], [api], daemon.write_timeout_s, daemon.run_dir, rebalance.bytes_per_second and rebalance.journal"
+)
 """What cannot be changed while the service runs."""
 
 MACHINE_FRESH_S = 0.2
@@ -70,7 +74,8 @@ class Service:
         notifier: Notifier,
     ) -> None:
         self._server = server
-        self._reconciler = reconciler
+        self.reconciler = reconciler
+        self._notices = reconciler.notices
         self._world = reconciler.world
         self._settings = settings
         self._in_force = _fixed(settings)
@@ -93,7 +98,7 @@ class Service:
         self._machine_seen = float("-inf")
         measuring = Measuring(self._world, settings.host, smoothing_s(settings.rebalance))
         journal = Journal(Path(settings.rebalance.journal))
-        self._balancing = Balancing(reconciler, measuring, journal, settings.rebalance)
+        self.balancing = Balancing(reconciler, measuring, journal, settings.rebalance)
 
     async def run(self) -> None:
         """Work until `stop` or SIGTERM. Instances keep what they have afterwards."""
@@ -133,30 +138,44 @@ class Service:
         task.add_done_callback(self._passes.discard)
         return task
 
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._settings
+
+    @property
+    def connected(self) -> bool:
+        """Whether the server's events were heard of yet."""
+        return self._listening.connected
+
     def reload(self) -> None:
         """Read the settings again; bad ones are refused with the reason and the old ones stay."""
         self._notifier.reloading()
         try:
-            settings = self._load_settings()
-            if misfits := self._world.check_memory(settings.memory):
-                raise ConfigError(misfits)
+            self.use(self._load_settings())
         except ConfigError as error:
             log.error("settings not reloaded, the old ones stay: %s", "; ".join(error.problems))
         else:
-            if _fixed(settings) != self._in_force:
-                log.warning("changes of %s need a restart", FIXED)
-            self._settings = settings
-            self._reloaded.set()
-            for unused in list_unused(settings):
-                log.warning("%s", unused)
-            self._world.use_placement(settings.placement)
-            self._world.use_memory(settings.memory)
-            self._balancing.use(settings.rebalance)
-            self._listening.use(settings.daemon.verify_s)
-            self._reconciler.forget_refusals()
-            self._triggers.look_at_everything()
             log.info("settings reloaded")
         self._notifier.ready()
+
+    def use(self, settings: Settings) -> None:
+        """Work by other settings from now on. Raises ConfigError where they do not fit; the old ones stay then."""
+        if misfits := self._world.check_memory(settings.memory):
+            raise ConfigError(misfits)
+        if _fixed(settings) != self._in_force:
+            log.warning("changes of %s need a restart", FIXED)
+        self._settings = settings
+        self._reloaded.set()
+        for unused in list_unused(settings):
+            log.warning("%s", unused)
+        self._world.use_placement(settings.placement)
+        self._world.use_memory(settings.memory)
+        self.balancing.use(settings.rebalance)
+        self._listening.use(settings.daemon.verify_s)
+        self.reconciler.forget_refusals()
+        self._triggers.look_at_everything()
+        self._notices.tell(SettingsChanged())
 
     def _tasks(self, group: asyncio.TaskGroup) -> dict[str, Coroutine[Any, Any, None]]:
         tasks = {
@@ -167,8 +186,8 @@ class Service:
             "inotify": self._follow_cpusets(),
             "drift": self._put_right(group),
             "dispatch": self._dispatch(group),
-            "balance": self._balancing.run(self._guarded, lambda: self._listening.connected),
-            "memory": self._balancing.follow_left_memory(self._guarded),
+            "balance": self.balancing.run(self._guarded, lambda: self._listening.connected),
+            "memory": self.balancing.follow_left_memory(self._guarded),
         }
         if self._notifier.watchdog_s is not None:
             tasks["watchdog"] = self._keep_alive(self._notifier.watchdog_s / 2)
@@ -229,14 +248,14 @@ class Service:
 
     async def _pass_over_everything(self) -> None:
         """One at a time; single instances are looked at meanwhile all the same."""
-        await self._guarded(self._look_over_everything())
+        await self._guarded(self._look_over_everything(), Scope.EVERYTHING)
         self._full_pass = None
         if self._full_again:
             self._full_again = False
             self._triggers.look_at_everything()
 
     async def _look_over_everything(self) -> None:
-        report = await self._reconciler.pass_over_everything()
+        report = await self.reconciler.pass_over_everything()
         for problem in report.problems:
             if problem not in self._problems:
                 log.warning("%s", problem)
@@ -245,18 +264,18 @@ class Service:
             self._triggers.look_at(key, starting=False)
         for key in self._world.managed():
             self._watch_group(key)
-        self._triggers.look_at_cgroups(tuple(self._reconciler.take_unready()))
+        self._triggers.look_at_cgroups(tuple(self.reconciler.take_unready()))
         self._say_status()
 
     async def _pass_over(self, key: InstanceKey, *, starting: bool) -> None:
         try:
             if starting:
                 await asyncio.sleep(START_LEAD_S)
-            await self._guarded(self._reconciler.pass_over(key, starting=starting))
-            if self._reconciler.take_freed():
+            await self._guarded(self._look_over(key, starting=starting), Scope.INSTANCE)
+            if self.reconciler.take_freed():
                 self._triggers.look_at_everything()
             self._watch_group(key)
-            self._triggers.look_at_cgroups(tuple(self._reconciler.take_unready()))
+            self._triggers.look_at_cgroups(tuple(self.reconciler.take_unready()))
             self._say_status()
         finally:
             del self._running[key]
@@ -266,6 +285,15 @@ class Service:
             again = self._again.pop(key, None)
             if again is not None:
                 self._triggers.look_at(key, starting=again)
+
+    async def _look_over(self, key: InstanceKey, *, starting: bool) -> None:
+        began = time.monotonic()
+        report = await self.reconciler.pass_over(key, starting=starting)
+        if starting and not report.problems:
+            for one in report.plan.placements:
+                if one.key == key:
+                    took_s = time.monotonic() - began
+                    self._notices.tell(StartPlaced(key=key, nodes=one.nodes, cpus=one.cpus, took_s=took_s))
 
     async def _put_right(self, group: asyncio.TaskGroup) -> None:
         """Compare cpusets that someone may have written with what was decided, and write them again where needed."""
@@ -282,32 +310,37 @@ class Service:
                 drifted = [
                     key
                     for key, memory in hints
-                    if key not in self._running and self._reconciler.has_drifted(key, memory=memory)
+                    if key not in self._running and self.reconciler.has_drifted(key, memory=memory)
                 ]
-                for key in [key for key in drifted if self._reconciler.was_decided_by_another(key)]:
+                for key in [key for key in drifted if self.reconciler.was_decided_by_another(key)]:
                     self._triggers.look_at(key, starting=False)
                     drifted.remove(key)
                 if drifted:
                     # A task of its own, which ends what it writes when the service is stopped meanwhile.
-                    work = self._guarded(self._reconciler.reassert(drifted))
+                    work = self._guarded(self.reconciler.reassert(drifted), Scope.CPUSETS)
                     await asyncio.wait({self._begin(group, work, "pass over drifted cpusets")})
-                for key in self._reconciler.take_held():
+                for key in self.reconciler.take_held():
                     # A pass over others works on it, whose writes may be older than what was seen.
                     asyncio.get_running_loop().call_later(HELD_S, self._triggers.look_at_cgroup, key)
                 await asyncio.sleep(REST_S if self._running else 0)
 
-    async def _guarded(self, work: Coroutine[Any, Any, object]) -> None:
+    async def _guarded(self, work: Coroutine[Any, Any, object], scope: Scope = Scope.LOAD) -> None:
         """Run one pass. Whatever goes wrong in it, the service goes on and the next pass sees what is there."""
+        began, problem = time.monotonic(), None
         try:
             await work
         except UnreachableError as error:
-            log.warning("the server does not answer: %s", error)
-            self._notifier.status(f"the server does not answer: {error}")
+            problem = f"the server does not answer: {error}"
+            log.warning("%s", problem)
+            self._notifier.status(problem)
         except IncusNumaError as error:
+            problem = str(error)
             log.warning("pass not finished: %s", error)
-        except Exception:
+        except Exception as error:
+            problem = f"a bug: {error!r}"
             log.exception("pass failed by a bug; the next pass starts from what it sees")
-        self._balancing.look_for_left_memory()
+        self._notices.tell(PassEnded(scope=scope, took_s=time.monotonic() - began, error=problem))
+        self.balancing.look_for_left_memory()
 
     def _watch_group(self, key: InstanceKey) -> None:
         seen = self._world.get(key)
@@ -321,7 +354,7 @@ class Service:
     def _say_status(self) -> None:
         if self._stopping.is_set():
             return
-        managed, refused = len(self._world.managed()), len(self._reconciler.rejected)
+        managed, refused = len(self._world.managed()), len(self.reconciler.rejected)
         running, nodes = self._world.count(), len(self._world.machine.nodes)
         text = f"{managed} of {running} running instances managed on {nodes} nodes"
         self._notifier.status(text + (f", {refused} refused" if refused else ""))
@@ -335,4 +368,5 @@ class Service:
 def _fixed(settings: Settings) -> tuple[object, ...]:
     """What cannot be changed while the service runs."""
     pace, journal = settings.rebalance.bytes_per_second, settings.rebalance.journal
-    return settings.server, settings.host, settings.daemon.write_timeout_s, settings.daemon.run_dir, pace, journal
+    daemon = settings.daemon
+    return settings.server, settings.host, settings.api, daemon.write_timeout_s, daemon.run_dir, pace, journal

@@ -17,12 +17,14 @@ from weakref import WeakValueDictionary
 from incus_numa.applier.protocol import Applier, Progress, Target
 from incus_numa.cpuset import NodeSet
 from incus_numa.daemon.decisions import Decisions, decided_of
+from incus_numa.daemon.notices import Notices
 from incus_numa.daemon.observe import World
 from incus_numa.daemon.recording import Recording
 from incus_numa.daemon.said import Said
 from incus_numa.daemon.seen import Seen
 from incus_numa.errors import ReportError, RetryError
 from incus_numa.model.instance import InstanceKey
+from incus_numa.model.notice import CpusetCorrected, MemoryFollowed, StepTaken
 from incus_numa.model.plan import (
     MovePages,
     Outcome,
@@ -53,11 +55,12 @@ Place = tuple[NodeSet, NodeSet | None]
 class Settling:
     """Applies decisions. What goes wrong with one instance is told and stops no other."""
 
-    def __init__(self, world: World, applier: Applier, decisions: Decisions, said: Said) -> None:
+    def __init__(self, world: World, applier: Applier, decisions: Decisions, said: Said, notices: Notices) -> None:
         self._world = world
         self._applier = applier
         self._decisions = decisions
         self._said = said
+        self._notices = notices
         # A lock lives as long as somebody holds it or waits for it.
         self._locks: WeakValueDictionary[InstanceKey, asyncio.Lock] = WeakValueDictionary()
         self._recording = Recording(world)
@@ -175,9 +178,7 @@ class Settling:
         step = next((step for step in found if isinstance(step, MovePages)), None)
         results: tuple[StepResult, ...] = ()
         if step is not None:
-            result = await self._applier.move_pages(
-                self._target(seen, mark=None), step, lambda moved: self._is_still(placement) and progress(moved)
-            )
+            result = await self._move_pages(placement, self._target(seen, mark=None), step, progress)
             results = (result,)
             self._take_in(key, results)
             await self._world.look_at_memory(key)
@@ -187,6 +188,24 @@ class Settling:
         self._followed[key] = _place(placement)
         now = self._decisions.get(key)
         return results if now is None else results + await self._settle_in_turn(now)
+
+    async def _move_pages(
+        self, placement: Placement, target: Target, step: MovePages, progress: Progress
+    ) -> StepResult:
+        """Let memory follow as long as that is its place."""
+        began, moved_bytes = time.monotonic(), 0
+
+        def go_on(moved: int) -> bool:
+            nonlocal moved_bytes
+            moved_bytes = moved
+            return self._is_still(placement) and progress(moved)
+
+        try:
+            return await self._applier.move_pages(target, step, go_on)
+        finally:
+            if moved_bytes:
+                took_s = time.monotonic() - began
+                self._notices.tell(MemoryFollowed(key=placement.key, moved_bytes=moved_bytes, took_s=took_s))
 
     def _is_still(self, placement: Placement) -> bool:
         now = self._decisions.get(placement.key)
@@ -219,6 +238,8 @@ class Settling:
             results = await self._applier.apply_together(work)
             for result in results:
                 self._take_in(result.step.key, (result,))
+        for key in dict.fromkeys(one.step.key for one in results if one.outcome is Outcome.DONE):
+            self._notices.tell(CpusetCorrected(key=key))
         return results
 
     def _wants(self, key: InstanceKey, todo: tuple[Step, ...]) -> bool:
@@ -322,6 +343,7 @@ class Settling:
     def _take_in(self, key: InstanceKey, results: Iterable[StepResult]) -> None:
         """Remember what the steps changed, and say once what could not be done."""
         for result in results:
+            self._notices.tell(StepTaken(result=result))
             seen = self._world.get(key)
             if result.outcome is Outcome.DONE:
                 if isinstance(result.step, PatchNodes) and seen is not None:

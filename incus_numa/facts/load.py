@@ -111,20 +111,22 @@ def _unevenness(verdict: Verdict) -> str:
 def list_moves(records: Sequence[MoveRecord], key: InstanceKey) -> list[dict[str, Any]]:
     """The last moves of an instance, newest first; times are in UTC."""
     own = [one for one in records if one.move.key == key]
-    return [
-        {
-            "at": _utc(one.at_s),
-            "from": str(one.move.before),
-            "to": str(one.move.after),
-            "result": one.result,
-            "gain": rounded(one.move.gain),
-            "price": rounded(one.move.price),
-            "moved_bytes": one.moved_bytes,
-            "took_s": one.took_s,
-            "reason": one.move.reason,
-        }
-        for one in own[: -LAST_MOVES - 1 : -1]
-    ]
+    return [show_move(one) for one in own[: -LAST_MOVES - 1 : -1]]
+
+
+def show_move(one: MoveRecord) -> dict[str, Any]:
+    """A line of the journal."""
+    return {
+        "at": _utc(one.at_s),
+        "from": str(one.move.before),
+        "to": str(one.move.after),
+        "result": one.result,
+        "gain": rounded(one.move.gain),
+        "price": rounded(one.move.price),
+        "moved_bytes": one.moved_bytes,
+        "took_s": one.took_s,
+        "reason": one.move.reason,
+    }
 
 
 def _utc(at_s: float) -> str | None:

@@ -88,8 +88,19 @@ class Survey:
 def take_survey(world: World, settings: PlacementSettings, measured: Measured | None = None) -> Survey:
     """What was last seen of everything that runs, and what a pass would decide about it."""
     snapshot = world.snapshot()
-    plan = planner.plan(snapshot, settings)
+    return make_survey(world, snapshot, *answer(snapshot, settings), measured)
+
+
+def answer(snapshot: Snapshot, settings: PlacementSettings) -> tuple[Plan, Mapping[int, float]]:
+    """What a pass would decide, and the load of the nodes as things are. Pure: it may run in a thread."""
     nothing = planner.plan(snapshot, settings, only=frozenset())
+    return planner.plan(snapshot, settings), nothing.node_load
+
+
+def make_survey(
+    world: World, snapshot: Snapshot, plan: Plan, load_now: Mapping[int, float], measured: Measured | None
+) -> Survey:
+    """A survey of what was last seen, with the answer to this snapshot."""
     seen = {one.instance.key: one for one in world.all_seen()}
     return Survey(
         steps={one.key: world.diff(one, seen[one.key]) for one in plan.placements if one.key in seen},
@@ -98,7 +109,7 @@ def take_survey(world: World, settings: PlacementSettings, measured: Measured | 
         measured=measured,
         snapshot=snapshot,
         plan=plan,
-        load_now=nothing.node_load,
+        load_now=load_now,
         problems=world.problems,
     )
 

@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from urllib.parse import quote
 
 import aiohttp
 import msgspec
 from yarl import URL
 
-from incus_numa.errors import IncusNumaError
+from incus_numa.errors import ForbiddenKeyError, GoneError, IncusNumaError, RetryError, UnreachableError
 from incus_numa.model.instance import InstanceKey
+from incus_numa.model.notice import ServerCalled
 from incus_numa.server import decode, events, refusals
 from incus_numa.server.protocol import Connected, Event, Listing, Project, ServerInfo, ServerInstance
 
 # The server ignores the host of a request that comes over its socket.
 _BASE = "http://incus"
 
+PATCH_CALL = "PATCH /1.0/instances/NAME"
+
+_KINDS: Mapping[type[IncusNumaError], str] = {
+    UnreachableError: "unreachable",
+    RetryError: "busy",
+    GoneError: "gone",
+    ForbiddenKeyError: "forbidden",
+}
+"""Errors as they are told."""
+
 
 class HttpServer:
     """The Server protocol over one aiohttp session on the Unix socket."""
 
-    def __init__(self, socket: str, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, socket: str, timeout_s: float = 30.0, tell: Callable[[ServerCalled], None] | None = None
+    ) -> None:
         self._socket = socket
+        self._tell = tell
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._session: aiohttp.ClientSession | None = None
 
@@ -91,7 +106,24 @@ class HttpServer:
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> tuple[bytes, str | None]:
-        """Body and ETag of a successful answer; everything else becomes one of our errors."""
+        """Body and ETag of a successful answer; everything else becomes one of our errors. Both are told."""
+        began, error = time.monotonic(), "cancelled"
+        try:
+            answer = await self._ask(request, method, path, content, headers)
+            error = ""
+        except IncusNumaError as failed:
+            error = _KINDS.get(type(failed), "failed")
+            raise
+        finally:
+            if self._tell is not None:
+                # The name of the instance would make each call one of its own.
+                call = PATCH_CALL if method == "PATCH" else request
+                self._tell(ServerCalled(call=call, took_s=time.monotonic() - began, error=error or None))
+        return answer
+
+    async def _ask(
+        self, request: str, method: str, path: str, content: bytes | None, headers: Mapping[str, str] | None
+    ) -> tuple[bytes, str | None]:
         if self._session is None:
             connector = aiohttp.UnixConnector(path=self._socket, limit=32)
             self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout)

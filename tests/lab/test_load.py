@@ -20,7 +20,8 @@ from tests.lab.load import Work
 pytestmark = pytest.mark.lab
 
 INTERVAL_S = 6.0
-MIB, LESS_MIB = 300, 48
+MIB, LESS_MIB = 300, 96
+"""Less than 64 MiB would not be moved in slices."""
 SETTINGS: dict[str, object] = {
     "interval_s": INTERVAL_S,
     "time_constant_s": 2.0,

@@ -1,0 +1,1 @@
+"""The daemon's API: REST, metrics, events as they happen, and the dashboard. It shows what a Host tells it."""

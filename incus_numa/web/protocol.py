@@ -1,0 +1,107 @@
+"""What the API asks of the service behind it. All documents are plain values, ready for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from incus_numa.model.instance import InstanceKey
+from incus_numa.model.notice import Notice
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeGauges:
+    """One node as it is now. Memory in bytes, `load` in busy parts of its CPUs; None where unknown.
+
+    `committed_vcpus` is the weight of the instances on it, `committed_bytes` the memory that they may take.
+    """
+
+    cpus: int
+    usable_cpus: int
+    committed_vcpus: float
+    load: float | None
+    memory_bytes: int | None
+    free_bytes: int | None
+    committed_bytes: int
+    reserved_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InstanceGauges:
+    """One managed instance as it is now: on how many nodes, busy CPUs, and the part of its memory on its nodes."""
+
+    key: InstanceKey
+    nodes: int
+    load_cpus: float | None
+    locality: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gauges:
+    """What is measured or known now. `imbalance` is the highest load of a node over the mean, None when unknown.
+
+    `states` counts running instances by `placed`, `differs`, `refused` and `unmanaged`; `refused` by reason.
+    """
+
+    nodes: Mapping[int, NodeGauges] = field(default_factory=dict)
+    instances: tuple[InstanceGauges, ...] = ()
+    states: Mapping[str, int] = field(default_factory=dict)
+    refused: Mapping[str, int] = field(default_factory=dict)
+    imbalance: float | None = None
+    connected: bool = False
+
+
+class Host(Protocol):
+    """The running service, as the API sees it. Nothing but `set_policy`, `reset_policy` and `rebalance` changes it."""
+
+    async def status(self) -> Document:
+        """`version`, `started_at` (UTC), `server` (product, version, socket, connected), `nodes`, `cpus`, `instances`
+        (running, managed, refused), `imbalance`, `rebalancing`, `problems` (sentences), `warnings`."""
+
+    async def topology(self) -> Document:
+        """The machine, as `incus-numa topology --format json` prints it."""
+
+    async def nodes(self) -> list[Document]:
+        """One per node: `node, cpus, load, memory_bytes, free_bytes, measured_load`, as `list` has them; and
+        `cpu_busy` (CPU id to the busy part of the last sample), `instances` (`project/name` of those on it)."""
+
+    async def instances(self, project: str | None = None) -> list[Document]:
+        """One per running instance, as `list --format json` has them."""
+
+    async def instance(self, key: InstanceKey) -> Document | None:
+        """Everything about one, as `explain --format json` prints it; None if it does not run here."""
+
+    async def plan(self) -> Document:
+        """What a pass would do now: `placements` and `rejections` as `plan --format json` has them, `steps`
+        (sentences by `project/name`), and `moves` by load as `rebalance --dry-run --format json` has them."""
+
+    async def moves(self, limit: int) -> list[Document]:
+        """The journal, newest first."""
+
+    async def policy(self) -> Document:
+        """`source` (`file` or `api`), `file`, `changes` (tables set by the API), `effective` (the tables placement,
+        memory and rebalance with all keys), `meanings` (`table.key` to a sentence), `fixed` (keys not to be set)."""
+
+    async def set_policy(self, tables: Mapping[str, Any]) -> Document:
+        """Have these tables over those of the file from now on, and after a restart; then as `policy`.
+
+        Raises ConfigError with every problem; nothing has changed then.
+        """
+
+    async def reset_policy(self) -> Document:
+        """Go back to the file; then as `policy`. Raises ConfigError when the file is bad."""
+
+    async def rebalance(self, *, dry_run: bool, max_moves: int | None = None, project: str | None = None) -> Document:
+        """One pass by load now, from what was sampled last: `dry_run`, `moves`, `held`, `why`, `imbalance`, `expected`.
+
+        Raises UnreachableError, RetryError while another one is under way, and ReportError without any sample.
+        """
+
+    def gauges(self) -> Gauges:
+        """What metrics show of the present. Cheap: it may be asked a hundred times a second."""
+
+    def watch(self, watcher: Callable[[Notice], None]) -> Callable[[], None]:
+        """Call `watcher` with every notice from now on; returns what ends that."""
