@@ -138,7 +138,7 @@ def test_the_rendered_file_explains_every_key() -> None:
     lines = render_settings(Settings()).splitlines()
     for table, keys in settings_as_dict(Settings()).items():
         own = lines[lines.index(f"[{table}]") :]
-        own = own[: own.index("")]
+        own = [*own, ""][: [*own, ""].index("")]
         for key in keys:
             (place,) = [index for index, line in enumerate(own) if line.startswith(f"{key} =")]
             assert own[place - 1].startswith("# ")
