@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 
-.PHONY: help demo test lint unit lab bench golden clean
+.PHONY: help demo test lint unit fuzz lab bench golden clean
 
 help:
 	@echo "make demo    run the main job on the built-in simulator: no Incus, no root"
 	@echo "make test    lint, types, import contracts, unit, property, golden and simulator tests"
+	@echo "make fuzz    ask the API whatever its OpenAPI document allows, for ten minutes"
 	@echo "make lab     the same job on a real Incus in a virtual NUMA host (root, QEMU, about 35 minutes)"
 	@echo "make bench   print the figures that README quotes"
 	@echo "make golden  rewrite golden files and examples after a wanted change of output"
@@ -37,7 +38,10 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest -m "not lab and not bench"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not lab and not bench"
+
+fuzz: $(STAMP)
+	INCUS_NUMA_FUZZ_S=600 $(BIN)/python -m pytest -s tests/contract/test_api_fuzz.py
 
 golden: $(STAMP)
 	$(BIN)/python -m pytest tests/golden --update-golden

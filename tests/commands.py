@@ -84,7 +84,8 @@ def config_file(folder: Path, text: str) -> Path:
 
 
 def server_config(folder: Path, path: str | Path) -> Path:
-    """A configuration that names a socket, on a host without a sysfs."""
+    """A configuration that names a socket, on a host with an empty sysfs."""
+    (folder / "sys").mkdir(exist_ok=True)
     return config_file(folder, f'[server]\nsocket = "{path}"\ntimeout_s = 2.0\n[host]\nsysfs = "{folder}/sys"\n')
 
 

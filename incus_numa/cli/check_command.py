@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Container
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from incus_numa.cli import output, running
+from incus_numa.cli import fitting, output, running
 from incus_numa.cli.findings import host, instances, placed, server
 from incus_numa.cli.findings.finding import Finding, Kind, Severity, in_order
 from incus_numa.cli.findings.instances import Capacity, Ground
@@ -42,15 +44,16 @@ def command(config_file: Path | None, log_level: str, output_format: str) -> int
     start_logging(log_level)
     settings = load_settings(config_file)
     paths = settings.host
-    machine = sysfs.read_machine(Path(paths.sysfs), Path(paths.procfs))
     kernel = features.read_features(Path(paths.sysfs), Path(paths.procfs), Path(paths.cgroup))
-    collected = host.check_host(machine, kernel, cgroup_files(settings).check(), is_root=os.geteuid() == 0)
-    collected += host.check_memory(settings, machine)
+    missing = fitting.list_missing_trees(paths)
+    collected = host.check_settings(missing.values())
     unreachable: UnreachableError | None = None
-    try:
-        collected += asyncio.run(_check_server(settings, kernel))
-    except UnreachableError as error:
-        unreachable = error
+    if "sysfs" not in missing:
+        collected += _check_host(settings, kernel, missing)
+        try:
+            collected += asyncio.run(_check_server(settings, kernel))
+        except UnreachableError as error:
+            unreachable = error
     found = in_order(collected)
     rows = [_row(one) for one in found]
     output.emit(output_format, rows, rows, lambda: _print(found), columns=COLUMNS)
@@ -61,6 +64,16 @@ def command(config_file: Path | None, log_level: str, output_format: str) -> int
     return EXIT_REFUSED if any(one.severity is not Severity.NOTE for one in found) else 0
 
 
+def _check_host(settings: Settings, kernel: KernelFeatures, missing: Container[str]) -> list[Finding]:
+    """The host below its sysfs, and what is set about it; of other trees that are missing nothing is told again."""
+    paths = settings.host
+    machine = sysfs.read_machine(Path(paths.sysfs), Path(paths.procfs))
+    cgroups = () if "cgroup" in missing else cgroup_files(settings).check()
+    found = host.check_host(machine, kernel, cgroups, is_root=os.geteuid() == 0)
+    reserved = fitting.check_reserved_cpus(settings.placement, machine, sysfs.read_present(Path(paths.sysfs)))
+    return found + host.check_settings(reserved) + host.check_memory(settings, machine)
+
+
 def _row(one: Finding) -> output.Row:
     values = (one.severity.value, one.about, one.text, one.kind.value, one.do)
     return dict(zip(COLUMNS, values, strict=True))
@@ -68,7 +81,7 @@ def _row(one: Finding) -> output.Row:
 
 def _print(found: tuple[Finding, ...]) -> None:
     if found:
-        output.write("\n".join(f"{one.severity.value:8} {one.about}: {one}" for one in found))
+        output.write("\n".join(f"{one.severity.value:8} {one.about}: {one} [{one.kind.value}]" for one in found))
 
 
 async def _check_server(settings: Settings, kernel: KernelFeatures) -> list[Finding]:
@@ -79,10 +92,13 @@ async def _check_server(settings: Settings, kernel: KernelFeatures) -> list[Find
         here = {one.key: one for one in listing.instances if not is_elsewhere(one.location, session.info.member)}
         forbidden = server.find_forbidden(session.info, await _projects(session), here.values())
         found += server.check_projects(forbidden, here, settings.placement)
-        ground = Ground(info=session.info, machine=session.world.machine, capacity=await _capacity(session))
-        for raw in here.values():
-            instance = demand.instance_from(raw, ground.machine, settings.placement)
-            found += instances.check_instance(raw, instance, ground)
+        machine, placement = session.world.machine, settings.placement
+        meant = {key: demand.instance_from(raw, machine, placement) for key, raw in here.items()}
+        groups = frozenset(one.group for one in meant.values() if one.group is not None)
+        ground = Ground(info=session.info, machine=machine, capacity=await _capacity(session), groups=groups)
+        for key, instance in meant.items():
+            found += instances.check_instance(here[key], instance, ground)
+            found += instances.check_unused(here[key], instance, ground, placement)
         return found + await _check_running(session, kernel, forbidden, found)
 
 
@@ -99,9 +115,12 @@ async def _check_running(
 ) -> list[Finding]:
     world, settings = session.world, session.settings
     await world.look_at_everything()
-    everybody = [_running(session, seen, forbidden) for seen in world.all_seen()]
     plan = planner.plan(world.snapshot(), settings.placement)
-    places = {place.key for place in plan.placements}
+    places = {place.key: place for place in plan.placements}
+    answers = places | {one.key: one for one in plan.rejections}
+    everybody = [
+        replace(_running(session, seen, forbidden), answer=answers.get(seen.instance.key)) for seen in world.all_seen()
+    ]
     placeable = [one.observed for one in everybody if one.instance.key in places]
     found = host.check_daemon(running.find_daemon(settings.daemon), placeable)
     found += host.check_balancing(kernel, world.machine, [one.observed for one in everybody])

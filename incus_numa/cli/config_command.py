@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from incus_numa.cli import output
+from incus_numa.cli import fitting, output
 from incus_numa.cli.fitting import load_fitting, read_host, warn_of_unused
 from incus_numa.cli.options import DEFAULT_CONFIG, common, formatted, load_settings, start_logging
 from incus_numa.cli.topology_command import read_snapshot
+from incus_numa.errors import ConfigError
 from incus_numa.settings import render_settings, settings_as_dict
 
 
@@ -25,9 +28,10 @@ def command() -> None:
 def show(config_file: Path | None, log_level: str, output_format: str) -> None:
     """Print the effective settings; as a table this is a complete, commented configuration file.
 
-    Example: incus-numa config show > /etc/incus-numa/config.toml
+    Example: incus-numa config show > new.toml
     """
     start_logging(log_level)
+    _check_target(config_file or Path(DEFAULT_CONFIG))
     settings = load_settings(config_file)
     tables = settings_as_dict(settings)
     rows: list[output.Row] = []
@@ -35,6 +39,22 @@ def show(config_file: Path | None, log_level: str, output_format: str) -> None:
         for key, value in keys.items():
             rows += _rows(f"{table}.{key}", value)
     output.emit(output_format, tables, rows, lambda: output.write(render_settings(settings).rstrip("\n")))
+
+
+def _check_target(path: Path) -> None:
+    """Raise ConfigError if standard output is the file that is to be shown."""
+    try:
+        out, file = os.fstat(sys.stdout.fileno()), path.stat()
+    except (OSError, ValueError):
+        # There is no such file, or standard output is no file at all.
+        return
+    if (out.st_dev, out.st_ino) == (file.st_dev, file.st_ino):
+        raise ConfigError(
+            (
+                f"{path}: standard output is this very file, which a shell's > has emptied before it could be read: "
+                "show the settings in another file, look at it, then move it here",
+            )
+        )
 
 
 def _rows(key: str, value: Any) -> list[output.Row]:
@@ -57,13 +77,17 @@ def _rows(key: str, value: Any) -> list[output.Row]:
 def check(config_file: Path | None, log_level: str, snapshot: Path | None) -> None:
     """Validate the configuration: exit 2 with every problem at once, or 0.
 
-    Reservations of memory are checked against the machine, too.
+    Memory and CPUs that are kept for the host are checked against the machine,
+    too, and whether the kernel's trees are where [host] says.
 
     Example: incus-numa config check --config new.toml
     """
     start_logging(log_level)
-    machine = None if snapshot is None else read_snapshot(snapshot)
-    settings = load_fitting(config_file, lambda found: machine or read_host(found))
+    if snapshot is None:
+        settings = load_fitting(config_file, read_host, fitting.check_on_host)
+    else:
+        machine = read_snapshot(snapshot)
+        settings = load_fitting(config_file, lambda _: machine, fitting.check_on_snapshot(snapshot))
     warn_of_unused(settings)
     path = config_file or Path(DEFAULT_CONFIG)
     if config_file is None and not path.exists():

@@ -14,17 +14,22 @@ import click
 
 from incus_numa import __version__
 from incus_numa.cli import running
-from incus_numa.cli.fitting import load_for_host
-from incus_numa.cli.options import common_with, load_settings, start_logging
+from incus_numa.cli.fitting import load_for_host, read_host
+from incus_numa.cli.options import DEFAULT_CONFIG, common_with, load_settings, start_logging
 from incus_numa.cli.wiring import live_applier, make_world
 from incus_numa.daemon.notices import Notices
 from incus_numa.daemon.notify import Notifier
+from incus_numa.daemon.overrides import Overrides
 from incus_numa.daemon.reconciler import Reconciler
 from incus_numa.daemon.service import Service
 from incus_numa.errors import ConfigError, UnreachableError
+from incus_numa.facts.live import LiveHost, Origin
+from incus_numa.policy.reservations import check_reservations
 from incus_numa.server import sockets
 from incus_numa.server.http_server import HttpServer
 from incus_numa.settings import Settings, list_unused
+from incus_numa.web.metrics import Metrics
+from incus_numa.web.serving import Stage, serving
 
 log = logging.getLogger(__name__)
 
@@ -52,14 +57,16 @@ async def serve(settings: Settings, config_file: Path | None) -> None:
     """Run until SIGTERM or SIGINT."""
     notifier = Notifier(os.environ)
     path, settings = await _wait_for_socket(settings, config_file, notifier)
-    notices = Notices()
+    overrides = Overrides(Path(settings.api.policy_file))
+    settings = _with_policy(settings, overrides)
+    notices, metrics = Notices(), Metrics()
+    notices.watch(metrics.take)
     server = HttpServer(path, settings.server.timeout_s, notices.tell)
     world = make_world(server, settings)
     for problem in (*list_unused(settings), *world.cgroups.check()):
         log.warning("%s", problem)
     if len(world.machine.nodes) < 2:
         log.warning("this host has one node: CPUs are still placed, memory is not bound")
-    applier = live_applier(world, settings)
     log.info(
         "incus-numa %s: %d nodes, %d CPUs, server %s",
         __version__,
@@ -67,13 +74,48 @@ async def serve(settings: Settings, config_file: Path | None) -> None:
         len(world.machine.online),
         path,
     )
-    await Service(
+
+    def read_file() -> Settings:
+        return load_settings(config_file)
+
+    service = Service(
         server,
-        Reconciler(world, applier, notices),
+        Reconciler(world, live_applier(world, settings), notices),
         settings,
-        load_settings=lambda: load_settings(config_file),
+        load_settings=lambda: overrides.put_over(read_file(), lambda found: world.check_memory(found.memory)),
         notifier=notifier,
-    ).run()
+    )
+    origin = Origin(file=str(config_file or DEFAULT_CONFIG), load=read_file, overrides=overrides, socket=path)
+    await run_with_api(service, origin, metrics)
+
+
+async def run_with_api(service: Service, origin: Origin, metrics: Metrics) -> None:
+    """Run a service until it is told to stop, and serve its API meanwhile."""
+    stage = Stage(
+        host=LiveHost(service, origin),
+        exposition=metrics,
+        settings=service.settings.api,
+        max_instances=lambda: service.settings.metrics.max_instances,
+    )
+    async with serving(stage):
+        await service.run()
+
+
+def _with_policy(settings: Settings, overrides: Overrides) -> Settings:
+    """Settings with the policy over them that the API was given; without it if that is bad."""
+
+    def find_misfits(found: Settings) -> tuple[str, ...]:
+        return () if found.memory.policy == "none" else check_reservations(found.memory, read_host(found))
+
+    try:
+        found = overrides.put_over(settings, find_misfits)
+    except ConfigError as error:
+        log.error("the policy that the API was given is left out: %s", "; ".join(error.problems))
+        return settings
+    if overrides.kept:
+        told = ", ".join(f"{name}.{one}" for name, table in overrides.kept.items() for one in table)
+        log.info("over the configuration file, as the API was told: %s", told)
+    return found
 
 
 async def _wait_for_socket(settings: Settings, config_file: Path | None, notifier: Notifier) -> tuple[str, Settings]:

@@ -15,13 +15,17 @@ from typing import Any
 import click
 
 from incus_numa.cli import output, running
+from incus_numa.cli.daemon_command import run_with_api
 from incus_numa.cli.options import common, formatted, load_settings, start_logging
 from incus_numa.cli.wiring import live_applier, make_world
 from incus_numa.cpuset import CpuSet, NodeSet
+from incus_numa.daemon.notices import Notices
 from incus_numa.daemon.notify import Notifier
+from incus_numa.daemon.overrides import Overrides
 from incus_numa.daemon.reconciler import Reconciler
 from incus_numa.daemon.service import Service
 from incus_numa.errors import ReportError
+from incus_numa.facts.live import Origin
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.machine import Machine
 from incus_numa.policy.scoring import mean_distance
@@ -30,10 +34,12 @@ from incus_numa.settings import HostSettings, ServerSettings, Settings, render_s
 from incus_numa.simulator import scenario, trees
 from incus_numa.simulator.options import SimulatorOptions
 from incus_numa.simulator.simulator import Simulator
+from incus_numa.web.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 SETTLE_S, LOOK_S = 5.0, 0.05
+CONFIG, API_SOCKET = "config.toml", "api.sock"
 LONGEST_FOLDER = 107 - len("/unix.socket")
 """The kernel takes no longer path for a Unix socket (unix(7))."""
 
@@ -87,8 +93,12 @@ async def _demo(folder: Path, settings: Settings, output_format: str, *, keep: b
         before = await _by_server(simulator, keys)
         settings = _settings(settings, simulator, folder)
         with running.locked(settings.daemon):
-            service, reconciler = _service(settings)
-            task = asyncio.create_task(service.run(), name="service")
+            metrics, overrides = Metrics(), Overrides(Path(settings.api.policy_file))
+            service, reconciler = _service(settings, overrides, metrics)
+            origin = Origin(
+                file=str(folder / CONFIG), load=lambda: settings, overrides=overrides, socket=settings.server.socket
+            )
+            task = asyncio.create_task(run_with_api(service, origin, metrics), name="service")
             for key in keys:
                 await simulator.start(key)
             await simulator.balanced()
@@ -125,17 +135,26 @@ def _settings(settings: Settings, simulator: Simulator, folder: Path) -> Setting
         host=HostSettings(sysfs=str(simulator.sysfs), procfs=str(simulator.procfs), cgroup=str(simulator.cgroup)),
         daemon=replace(settings.daemon, run_dir=str(folder)),
         rebalance=replace(settings.rebalance, journal=str(folder / "moves.jsonl")),
+        api=replace(settings.api, socket=str(folder / API_SOCKET), policy_file=str(folder / "policy.json")),
     )
-    (folder / "config.toml").write_text(render_settings(settings))
+    (folder / CONFIG).write_text(render_settings(settings))
     return settings
 
 
-def _service(settings: Settings) -> tuple[Service, Reconciler]:
-    server = HttpServer(settings.server.socket, settings.server.timeout_s)
+def _service(settings: Settings, overrides: Overrides, metrics: Metrics) -> tuple[Service, Reconciler]:
+    notices = Notices()
+    notices.watch(metrics.take)
+    server = HttpServer(settings.server.socket, settings.server.timeout_s, notices.tell)
     world = make_world(server, settings)
     applier = live_applier(world, settings)
-    reconciler = Reconciler(world, applier)
-    service = Service(server, reconciler, settings, load_settings=lambda: settings, notifier=Notifier({}))
+    reconciler = Reconciler(world, applier, notices)
+    service = Service(
+        server,
+        reconciler,
+        settings,
+        load_settings=lambda: overrides.put_over(settings, lambda found: world.check_memory(found.memory)),
+        notifier=Notifier({}),
+    )
     return service, reconciler
 
 
@@ -253,7 +272,8 @@ def _bar(load: float) -> str:
 
 
 def _invitation(folder: Path) -> str:
-    config = folder / "config.toml"
+    config = folder / CONFIG
     commands = ("list", "explain db1", "check", "rebalance --dry-run")
     lines = (f"  incus-numa {words} --config {config}" for words in commands)
-    return "\n".join(("\nStill running. In another terminal:", *lines, "Ctrl-C ends it."))
+    api = f"  curl --unix-socket {folder / API_SOCKET} http://localhost/v1/status"
+    return "\n".join(("\nStill running. In another terminal:", *lines, api, "Ctrl-C ends it."))

@@ -13,13 +13,19 @@ from incus_numa.cli import load_facts, output, vm_facts
 from incus_numa.cli.main import EXIT_REFUSED
 from incus_numa.cli.options import common, formatted, load_settings, look_s, start_logging, windowed
 from incus_numa.cli.survey import survey, whereabouts
+from incus_numa.cpuset import NodeSet
 from incus_numa.daemon.journal import Journal
 from incus_numa.errors import ReportError
 from incus_numa.facts import instance, load
 from incus_numa.facts.words import count, show_nodes
-from incus_numa.model.instance import InstanceKey
+from incus_numa.model.instance import InstanceKey, MemoryMode
+from incus_numa.model.machine import Machine
 from incus_numa.model.plan import Rejection
+from incus_numa.policy import memory
 from incus_numa.quantities import render_bytes
+
+MOSTLY = 0.5
+"""From this part on memory counts as being where its instance is."""
 
 
 @click.command()
@@ -37,7 +43,7 @@ def command(
     """
     start_logging(log_level)
     settings = load_settings(config_file)
-    found = asyncio.run(survey(settings, look_s(settings, window)))
+    found = asyncio.run(survey(settings, look_s(settings, window), project))
     key = InstanceKey(project, name)
     seen = found.get(key)
     if seen is None:
@@ -47,11 +53,11 @@ def command(
     facts = instance.explain(found, seen, settings) | load.list_facts(
         found, seen, journal.read(), verdict, settings.rebalance
     )
-    output.emit(output_format, facts, [facts], lambda: _print(facts))
+    output.emit(output_format, facts, [facts], lambda: _print(facts, found.machine))
     return EXIT_REFUSED if isinstance(found.answer(key), Rejection) else 0
 
 
-def _print(facts: dict[str, Any]) -> None:
+def _print(facts: dict[str, Any], machine: Machine) -> None:
     """The same for people: one line for each question."""
     project = "" if facts["project"] == "default" else f" in project {facts['project']}"
     lines = [("instance", f"{facts['instance']} ({facts['type']}{project})"), ("state", facts["state"])]
@@ -69,7 +75,7 @@ def _print(facts: dict[str, Any]) -> None:
     lines += vm_facts.lines(facts)
     if facts["memory_by_node"]:
         amounts = (f"{render_bytes(size)} on node {node}" for node, size in facts["memory_by_node"].items())
-        lines.append(("memory", ", ".join(amounts)))
+        lines.append(("memory", ", ".join(amounts) + _binding_hint(facts, machine)))
     if facts["decision"]:
         lines += [("decision", _decided(facts)), ("node load", _loads(facts["decision"]["node_load"]))]
     lines.append(("why", facts["why"]))
@@ -120,8 +126,19 @@ def _where_anew(facts: dict[str, Any]) -> str:
 
 def _has(facts: dict[str, Any]) -> str:
     mems = f"memory bound to {show_nodes(facts['has_mems'])}" if facts["has_mems"] else "memory not bound"
-    nodes = show_nodes(facts["has_nodes"]) if facts["has_nodes"] else "no nodes recorded"
+    nodes = show_nodes(facts["has_nodes"]) if facts["has_nodes"] else "no nodes known"
     return nodes if facts["vm"] else f"{nodes}, CPUs {facts['has_cpus'] or 'not limited'}, {mems}"
+
+
+def _binding_hint(facts: dict[str, Any], machine: Machine) -> str:
+    """What would bind memory that is mostly elsewhere to the nodes that were decided; empty where it is bound."""
+    locality, decision = facts["locality"], facts["decision"]
+    if facts["vm"] or not decision or decision["mems"] or facts["memory_binding"] == MemoryMode.NONE.value:
+        return ""
+    nodes = memory.mems_for(machine, NodeSet.parse(decision["nodes"]), MemoryMode.BIND)
+    if locality is None or locality >= MOSTLY or nodes is None or machine.memory_nodes <= nodes:
+        return ""
+    return f"; user.numa.memory=bind would bind it to {show_nodes(nodes)}"
 
 
 def _decided(facts: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Settings that fit a machine: loaded and checked together, so that every problem is told at once.
 
-Called by the commands that refuse to work with reservations that their machine cannot keep.
+Called by the commands that refuse to work with reservations that their machine cannot keep, and by the two that check
+all that the settings say about the host.
 """
 
 from __future__ import annotations
@@ -12,18 +13,69 @@ from pathlib import Path
 import click
 
 from incus_numa.cli.options import DEFAULT_CONFIG, load_settings, named, read_input
+from incus_numa.cpuset import CpuSet
 from incus_numa.errors import ConfigError
 from incus_numa.model.machine import Machine
 from incus_numa.policy.reservations import check_reservations
-from incus_numa.settings import Settings, list_unused, salvage_settings
+from incus_numa.settings import HostSettings, PlacementSettings, Settings, list_unused, salvage_settings
 from incus_numa.topology import sysfs
 
 Reader = Callable[[Settings], Machine | None]
 """Gives the machine, or None where another one tells why it cannot be read."""
 
+Check = Callable[[Settings, Reader], tuple[str, ...]]
+"""What does not fit a machine, one sentence each."""
 
-def load_fitting(config_file: Path | None, read: Reader) -> Settings:
-    """Settings whose reservations fit the machine, which is read only if there are any.
+_TREES = {"sysfs": "sysfs", "procfs": "procfs", "cgroup": "the cgroup hierarchy"}
+
+
+def check_memory(settings: Settings, read: Reader) -> tuple[str, ...]:
+    """Reservations of memory that do not fit the machine, which is read only if there are any."""
+    machine = None if settings.memory.policy == "none" else read(settings)
+    return () if machine is None else check_reservations(settings.memory, machine)
+
+
+def check_on_host(settings: Settings, read: Reader) -> tuple[str, ...]:
+    """All that cannot work on this host. Without a sysfs nothing is known about its CPUs and memory."""
+    missing = list_missing_trees(settings.host)
+    if "sysfs" in missing:
+        return tuple(missing.values())
+    return (*missing.values(), *_check_machine(settings, read, Path(settings.host.sysfs)))
+
+
+def check_on_snapshot(folder: Path) -> Check:
+    """All that cannot work on the machine whose sys/ a folder holds."""
+    return lambda settings, read: _check_machine(settings, read, folder / "sys")
+
+
+def list_missing_trees(host: HostSettings) -> dict[str, str]:
+    """Keys of [host] that name no directory, each with a sentence."""
+    return {
+        name: f"host.{name} = {path!r}: no such directory; expected the mount point of {what}"
+        for name, what in _TREES.items()
+        if not Path(path := getattr(host, name)).is_dir()
+    }
+
+
+def check_reserved_cpus(placement: PlacementSettings, machine: Machine, present: CpuSet | None) -> tuple[str, ...]:
+    """Why CPUs cannot be kept for the host as the settings say, one sentence each. `present` ones may be offline."""
+    try:
+        reserved = CpuSet.parse(placement.reserved_cpus)
+    except ValueError:
+        # That it is no list was told with the file.
+        return ()
+    about, there = f"placement.reserved_cpus = {placement.reserved_cpus!r}", machine.online | (present or CpuSet())
+    problems = []
+    if reserved - there:
+        problems.append(f"{about}: this machine has no CPUs {reserved - there}, only {there}")
+    usable = machine.online - machine.isolated
+    if usable and usable <= reserved:
+        problems.append(f"{about}: that is every CPU that instances could have ({usable}); leave some of them out")
+    return tuple(problems)
+
+
+def load_fitting(config_file: Path | None, read: Reader, check: Check = check_memory) -> Settings:
+    """Settings that fit the machine.
 
     Raises ConfigError with every problem of the file, and of the file on that machine.
     """
@@ -31,8 +83,8 @@ def load_fitting(config_file: Path | None, read: Reader) -> Settings:
     try:
         settings = load_settings(config_file)
     except ConfigError as error:
-        raise ConfigError((*error.problems, *_misfits_of_bad(path, read))) from error
-    if misfits := _misfits(settings, read):
+        raise ConfigError((*error.problems, *_misfits_of_bad(path, read, check))) from error
+    if misfits := check(settings, read):
         raise named(path, ConfigError(misfits))
     return settings
 
@@ -53,16 +105,18 @@ def warn_of_unused(settings: Settings) -> None:
         click.echo(f"Warning: {unused}", err=True)
 
 
-def _misfits_of_bad(path: Path, read: Reader) -> tuple[str, ...]:
-    """What the machine says to those reservations of a bad file that can be read."""
+def _check_machine(settings: Settings, read: Reader, sys: Path) -> tuple[str, ...]:
+    machine = read(settings) if settings.placement.reserved_cpus else None
+    present = None if machine is None else sysfs.read_present(sys)
+    reserved = () if machine is None else check_reserved_cpus(settings.placement, machine, present)
+    return (*reserved, *check_memory(settings, read))
+
+
+def _misfits_of_bad(path: Path, read: Reader, check: Check) -> tuple[str, ...]:
+    """What the machine says to those settings of a bad file that can be read."""
     with suppress(ConfigError, UnicodeDecodeError):
         settings, problems = salvage_settings(read_input(path).decode())
         # With a wrong place of the kernel's trees it would be the wrong machine.
         if not any(one.startswith("host") for one in problems):
-            return named(path, ConfigError(_misfits(settings, read))).problems
+            return named(path, ConfigError(check(settings, read))).problems
     return ()
-
-
-def _misfits(settings: Settings, read: Reader) -> tuple[str, ...]:
-    machine = None if settings.memory.policy == "none" else read(settings)
-    return () if machine is None else check_reservations(settings.memory, machine)

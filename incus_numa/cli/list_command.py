@@ -33,7 +33,7 @@ def command(
     """
     start_logging(log_level)
     settings = load_settings(config_file)
-    found = asyncio.run(survey(settings, look_s(settings, window)))
+    found = asyncio.run(survey(settings, look_s(settings, window), project))
     rows = instance_rows(found, project)
     data = {"instances": rows, "nodes": node_rows(found)}
     output.emit(output_format, data, rows, lambda: _tables(found, rows), columns=COLUMNS)
@@ -48,7 +48,7 @@ def _nobody(found: Survey, project: str | None) -> str:
     projects = ", ".join(sorted({seen.instance.key.project for seen in found.seen}))
     if project is None or not projects:
         return "no instance runs"
-    return f"no instance runs in project {project}, but in {projects}: say --project"
+    return f"no instance runs in project {project}, but in {projects}"
 
 
 def _tables(found: Survey, rows: list[output.Row]) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import click
 
-from incus_numa.cli import output, summary
+from incus_numa.cli import inputs, output, summary
 from incus_numa.cli.fitting import load_fitting, warn_of_unused
+from incus_numa.cli.inputs import Input
 from incus_numa.cli.main import EXIT_REFUSED
-from incus_numa.cli.options import FILE, common, formatted, named, on_machine, read_input, start_logging, with_settings
+from incus_numa.cli.options import FILE, common, formatted, named, on_machine, start_logging, with_settings
 from incus_numa.cpuset import NodeSet
 from incus_numa.errors import ConfigError
 from incus_numa.model.instance import MemoryMode
@@ -49,12 +50,17 @@ def command(
 ) -> int:
     """Decide where instances belong on a machine, both given as JSON files.
 
+    One of the files may be "-" for standard input.
+
     Example: incus-numa plan --machine m.json --instances i.json -f json
     """
     start_logging(log_level)
-    settings = load_fitting(settings_file or config_file, lambda _: _machine_if_good(machine_file))
+    inputs.check_stdin({"--machine": machine_file, "--instances": instances_file})
+    machine_input = inputs.open_input(machine_file)
+    settings = load_fitting(settings_file or config_file, lambda _: _machine_if_good(machine_input))
     warn_of_unused(settings)
-    machine, snapshot = read_documents(machine_file, instances_file, MemoryMode(settings.placement.memory))
+    memory = MemoryMode(settings.placement.memory)
+    machine, snapshot = read_documents(machine_input, inputs.open_input(instances_file), memory)
     snapshot = replace(snapshot, machine=reservations.reserve(machine, settings.memory))
     started = time.perf_counter()
     plan = planner.plan(snapshot, settings.placement)
@@ -104,29 +110,29 @@ def _carried_out(plan: Plan, snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, observed=now)
 
 
-def _machine_if_good(machine_file: Path) -> Machine | None:
+def _machine_if_good(machine: Input) -> Machine | None:
     """The machine; None if it cannot be read, which `read_documents` tells with what is wrong beside it."""
     try:
-        return machine_document.parse_machine(read_input(machine_file))
+        return machine_document.parse_machine(machine.read())
     except ConfigError:
         return None
 
 
-def read_documents(machine_file: Path, instances_file: Path, memory: MemoryMode) -> tuple[Machine, Snapshot]:
+def read_documents(machine_input: Input, instances: Input, memory: MemoryMode) -> tuple[Machine, Snapshot]:
     """Both files. Raises ConfigError with every problem of both, as far as one can be read without the other."""
     try:
-        machine = machine_document.parse_machine(read_input(machine_file))
+        machine = machine_document.parse_machine(machine_input.read())
     except ConfigError as error:
-        problems = named(machine_file, error).problems
+        problems = named(machine_input.name, error).problems
         try:
-            read_input(instances_file)
+            instances.read()
         except ConfigError as other:
-            problems += named(instances_file, other).problems
+            problems += named(instances.name, other).problems
         raise ConfigError(problems) from error
     try:
-        return machine, plan_document.parse_snapshot(read_input(instances_file), machine, memory)
+        return machine, plan_document.parse_snapshot(instances.read(), machine, memory)
     except ConfigError as error:
-        raise named(instances_file, error) from error
+        raise named(instances.name, error) from error
 
 
 def rows(plan: Plan) -> list[output.Row]:

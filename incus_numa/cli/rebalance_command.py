@@ -17,6 +17,7 @@ from incus_numa.cli.fitting import load_for_host, warn_of_unused
 from incus_numa.cli.main import EXIT_FAILED, EXIT_REFUSED
 from incus_numa.cli.moving import Watching
 from incus_numa.cli.options import Window, common_with, formatted, start_logging
+from incus_numa.cli.survey import check_project
 from incus_numa.cli.wiring import Session, connect
 from incus_numa.daemon.balancing import Balancing
 from incus_numa.daemon.journal import Journal
@@ -132,6 +133,7 @@ def _print(done: Done, empty: str) -> None:
 async def _rebalance(settings: Settings, request: Request) -> Done:
     """Place what is not placed, then move by load."""
     async with connect(settings) as session:
+        await check_project(session.server, request.project)
         lacking = () if request.dry_run else session.cgroups.check()
         if lacking:
             # Else the server's record would be written where the CPUs cannot be.

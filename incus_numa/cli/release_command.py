@@ -12,7 +12,7 @@ from incus_numa.applier.protocol import describe_change
 from incus_numa.cli import output, running
 from incus_numa.cli.main import EXIT_FAILED
 from incus_numa.cli.options import common_with, formatted, load_settings, start_logging
-from incus_numa.cli.survey import tell_whereabouts
+from incus_numa.cli.survey import check_project, tell_whereabouts
 from incus_numa.cli.wiring import Session, connect
 from incus_numa.daemon.seen import Seen
 from incus_numa.errors import ReportError
@@ -68,6 +68,7 @@ async def _release(
 ) -> tuple[Sequence[Seen], Sequence[StepResult]]:
     """Who had something of ours, and what was done. Raises ReportError if it would be undone at once."""
     async with connect(settings) as session:
+        await check_project(session.server, project)
         lacking = () if dry_run else session.cgroups.check()
         if lacking:
             raise ReportError("; ".join(lacking))

@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import click
 
-from incus_numa.cli import output
+from incus_numa.cli import inputs, output
 from incus_numa.cli.fitting import load_fitting, warn_of_unused
-from incus_numa.cli.options import FILE, common, formatted, named, on_machine, read_input, start_logging, with_settings
+from incus_numa.cli.inputs import STDIN, Input
+from incus_numa.cli.options import FILE, common, formatted, named, on_machine, start_logging, with_settings
 from incus_numa.errors import ConfigError, ReportError
 from incus_numa.model.machine import Machine
 from incus_numa.policy import reservations
@@ -28,7 +28,6 @@ from incus_numa.replay.stays import Stay
 from incus_numa.settings import PlacementSettings, Settings
 from incus_numa.topology import document as machine_document
 
-STDIN = Path("-")
 DIGITS = 6
 
 
@@ -40,14 +39,6 @@ class Run:
     outcome: Outcome
     elapsed_s: float
     history: LoadHistory | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Input:
-    """What messages call a file, and its content, which may be asked for twice. Reading raises ConfigError."""
-
-    name: Path
-    read: Callable[[], bytes]
 
 
 @click.command()
@@ -88,12 +79,11 @@ def command(
     """
     start_logging(log_level)
     _check_chart(chart_file)
-    if machine_file == trace_file == STDIN:
-        raise click.UsageError("only one of --machine and --trace can be standard input")
-    machine_input = _input(machine_file)
+    inputs.check_stdin({"--machine": machine_file, "--trace": trace_file})
+    machine_input = inputs.open_input(machine_file)
     settings = load_fitting(settings_file or config_file, lambda _: _machine_if_good(machine_input))
     warn_of_unused(settings)
-    machine, trace = read_files(machine_input, _input(trace_file), settings)
+    machine, trace = read_files(machine_input, inputs.open_input(trace_file), settings)
     trace = trace if limit is None else trace[:limit]
     runs = [
         run_policy(name, machine, trace, settings.placement, draws=chart_file is not None)
@@ -106,7 +96,7 @@ def command(
         "policies": {row["policy"]: {name: value for name, value in row.items() if name != "policy"} for row in rows},
     }
     if chart_file is not None:
-        title = f"{_name(trace_file)} on {machine.machine.name or _name(machine_file)}"
+        title = f"{inputs.name_of(trace_file)} on {machine.machine.name or inputs.name_of(machine_file)}"
         _write_chart(chart_file, title, machine, runs)
     output.emit(output_format, data, rows, lambda: output.print_table([table_row(run) for run in runs]))
     for warning in machine.machine.warnings:
@@ -133,13 +123,6 @@ def read_files(machine: Input, trace: Input, settings: Settings) -> tuple[Ground
 
 def _ground(machine: Machine, settings: Settings) -> Ground:
     return ground.survey(reservations.reserve(machine, settings.memory), settings.placement)
-
-
-def _input(path: Path) -> Input:
-    """One of the command's files, or standard input, of which nothing is left after the first reading."""
-    if path == STDIN:
-        return Input(name=Path(_name(path)), read=cache(lambda: sys.stdin.buffer.read()))
-    return Input(name=path, read=lambda: read_input(path))
 
 
 def _machine_if_good(machine: Input) -> Machine | None:
@@ -248,10 +231,6 @@ def _decode(raw: bytes) -> str:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigError((f"line {line}: expected CSV in UTF-8: {error.reason} at byte {error.start}",)) from error
-
-
-def _name(path: Path) -> str:
-    return "standard input" if path == STDIN else path.name
 
 
 def _rounded(value: float | None) -> float | None:

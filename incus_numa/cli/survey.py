@@ -6,21 +6,39 @@ from dataclasses import replace
 
 from incus_numa.cli import moving
 from incus_numa.cli.wiring import connect
+from incus_numa.errors import GoneError, ReportError
 from incus_numa.facts.survey import Survey, take_measured, take_survey
 from incus_numa.model.instance import InstanceKey
 from incus_numa.server.protocol import Server
 from incus_numa.settings import Settings
 
 
-async def survey(settings: Settings, window_s: float = 0.0) -> Survey:
-    """Look at everything once, and measure load for so long. Raises UnreachableError."""
+async def survey(settings: Settings, window_s: float = 0.0, project: str | None = None) -> Survey:
+    """Look at everything once, and measure load for so long.
+
+    Raises UnreachableError, and ReportError for a `project` that there is not.
+    """
     async with connect(settings) as session:
+        await check_project(session.server, project)
         await session.world.look_at_everything()
         found = take_survey(session.world, settings.placement)
         if not window_s:
             return found
         measuring = await moving.measure(session, window_s, plain=False)
         return replace(found, measured=take_measured(session.world, settings.placement, measuring.rates))
+
+
+async def check_project(server: Server, project: str | None) -> None:
+    """Raise ReportError, which says what projects there are, if there is none of that name. None is any project."""
+    if project is None:
+        return
+    try:
+        known = sorted(one.name for one in await server.list_projects())
+    except (ReportError, GoneError):
+        # Nothing is known about projects then, and nothing is of this one.
+        return
+    if known and project not in known:
+        raise ReportError(f"there is no project {project!r}, but {', '.join(known)}")
 
 
 async def whereabouts(settings: Settings, key: InstanceKey) -> str:

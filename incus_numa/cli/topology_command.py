@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from incus_numa.cli import output
-from incus_numa.cli.options import common, formatted, load_settings, start_logging
+from incus_numa.cli import fitting, output
+from incus_numa.cli.options import DEFAULT_CONFIG, common, formatted, load_settings, named, start_logging
 from incus_numa.cpuset import NodeSet
 from incus_numa.errors import ConfigError
 from incus_numa.model.machine import Machine, Node
@@ -35,6 +35,9 @@ def command(config_file: Path | None, log_level: str, output_format: str, snapsh
     """
     start_logging(log_level)
     settings = load_settings(config_file)
+    missing = fitting.list_missing_trees(settings.host).get("sysfs")
+    if snapshot is None and missing is not None:
+        raise named(config_file or Path(DEFAULT_CONFIG), ConfigError((missing,)))
     if snapshot is None:
         machine = sysfs.read_machine(Path(settings.host.sysfs), Path(settings.host.procfs), name=_host_name())
     else:

@@ -84,16 +84,27 @@ class Balancing:
         """Whether moves are under way."""
         return self._moving is not None and not self._moving.done()
 
-    def preview(self, limits: RebalanceSettings, only: frozenset[InstanceKey] | None = None) -> Decision:
+    async def preview(self, limits: RebalanceSettings, only: frozenset[InstanceKey] | None = None) -> Decision:
         """Who would move now, without waiting for the hold time; nothing is remembered of it."""
-        snapshot, now_s = self._world.snapshot(), time.monotonic()
-        return rebalance.decide(snapshot, self._history, now_s, self._world.placement, limits, only=only, forced=True)
+        snapshot, now_s, placement = self._world.snapshot(), time.monotonic(), self._world.placement
+        # Values in, values out: in a thread it takes turns with starts instead of holding them up.
+        return await asyncio.to_thread(
+            rebalance.decide, snapshot, self._history, now_s, placement, limits, only=only, forced=True
+        )
 
-    def begin(self, decision: Decision) -> None:
-        """Do what was decided just now, in the background. Raises RetryError while other moves are under way."""
+    def make(self, only: frozenset[InstanceKey], max_moves: int | None) -> Decision:
+        """Decide without waiting for the hold time, and do it in the background; gives what was decided.
+
+        Raises RetryError while other moves are under way, and decides nothing then.
+        """
         if self._start is None or self.is_moving:
             raise RetryError("moves are under way already; try again when they are done")
-        if decision.moves:
+        decision = self.decide(only=only, forced=True, max_moves=max_moves)
+        self._begin_moves(decision)
+        return decision
+
+    def _begin_moves(self, decision: Decision) -> None:
+        if self._start is not None and decision.moves:
             self._start(decision)
 
     def use(self, settings: RebalanceSettings) -> None:
@@ -216,7 +227,7 @@ class Balancing:
             return
         decision = self.decide()
         self._tell_held(decision)
-        self.begin(decision)
+        self._begin_moves(decision)
 
     def _begin(self, group: asyncio.TaskGroup, guard: Guard, decision: Decision) -> None:
         self._moving = group.create_task(self._make(self.carry_out(decision), guard), name="moves")

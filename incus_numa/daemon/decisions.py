@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
+from incus_numa.cpuset import CpuSet
 from incus_numa.daemon import owners
 from incus_numa.daemon.moves import Moves
 from incus_numa.daemon.observe import World
@@ -31,6 +32,7 @@ class Decisions:
         self._world = world
         self._placements: dict[InstanceKey, Placement] = {}
         self._freed = False
+        self._claimed = False
 
     @property
     def placements(self) -> Mapping[InstanceKey, Placement]:
@@ -63,8 +65,10 @@ class Decisions:
             return Plan(warnings=problems)
         for placement in plan.placements:
             before = self._placements.get(placement.key)
-            if before is not None and before.exclusive:
-                self._freed |= not (placement.exclusive and before.cpus <= placement.cpus)
+            owned = before.cpus if before is not None and before.exclusive else CpuSet()
+            taken = placement.cpus if placement.exclusive else CpuSet()
+            self._freed |= not owned <= taken
+            self._claimed |= not taken <= owned
             self._placements[placement.key] = placement
             self._world.share(placement.key, shared=False)
             self._world.decide(placement.key, decided_of(placement))
@@ -82,6 +86,11 @@ class Decisions:
         """Whether exclusive CPUs became usable since this was asked: those that have too few may get them now."""
         freed, self._freed = self._freed, False
         return freed
+
+    def take_claimed(self) -> bool:
+        """Whether CPUs became exclusive since this was asked: other threads of virtual machines have to leave them."""
+        claimed, self._claimed = self._claimed, False
+        return claimed
 
     def _crowding(self, moves: Moves) -> frozenset[InstanceKey]:
         return owners.crowding(self._placements | moves.left, (seen.instance for seen in self._world.all_seen()))

@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from incus_numa.daemon.observe import World
+from incus_numa.daemon.seen import Seen
+from incus_numa.host.guest_memory import AT_ONCE
 from incus_numa.host.sampler import Sampler
-from incus_numa.model.instance import InstanceKey, InstanceType
+from incus_numa.host.virtual import Process
+from incus_numa.model.instance import InstanceKey
 from incus_numa.model.load import Load
 from incus_numa.model.sample import InstanceSample, Rates, Sample
 from incus_numa.policy import rates
@@ -22,8 +25,7 @@ from incus_numa.settings import HostSettings
 log = logging.getLogger(__name__)
 
 TOGETHER = 25
-"""So many containers are sampled in one go: sampling a thousand takes long enough to hold up a start, and where a
-virtual machine has its memory takes as long by itself."""
+"""So many containers are sampled in one go: sampling a thousand takes long enough to hold up a start."""
 
 LOOKS = 10
 """How often a window is sampled."""
@@ -45,12 +47,12 @@ class Measuring:
 
     async def take(self) -> None:
         """One sample. What cannot be read is unknown, nor does a server that is away hold up the rest."""
-        sampled: dict[InstanceKey, InstanceSample] = {}
-        for count, seen in enumerate(self._world.all_seen()):
-            if count % TOGETHER == TOGETHER - 1 or seen.instance.type is InstanceType.VIRTUAL_MACHINE:
+        known = self._world.all_seen()
+        sampled = await self._sample_processes([seen for seen in known if seen.process is not None])
+        for count, seen in enumerate(seen for seen in known if seen.process is None):
+            if count % TOGETHER == TOGETHER - 1:
                 await asyncio.sleep(0)
-            pid = None if seen.process is None else seen.process.pid
-            sampled[seen.instance.key] = self._sampler.sample_instance(seen.group, pid)
+            sampled[seen.instance.key] = self._sampler.sample_instance(seen.group)
         machine = self._world.machine
         nodes = self._sampler.sample_nodes({node.id: node.cpus for node in machine.nodes})
         sample = Sample(at_s=time.monotonic(), instances=sampled, nodes=nodes)
@@ -61,6 +63,17 @@ class Measuring:
         self._world.note_load(
             self.load, {key: one.memory_by_node for key, one in sampled.items() if one.memory_by_node is not None}
         )
+
+    async def _sample_processes(self, known: Sequence[Seen]) -> dict[InstanceKey, InstanceSample]:
+        """Samples of virtual machines, several at a time, in threads: where a guest has its memory can take seconds."""
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def sample(process: Process) -> InstanceSample:
+            async with gate:
+                return await asyncio.to_thread(self._sampler.sample_instance, None, process.pid)
+
+        found = await asyncio.gather(*(sample(seen.process) for seen in known if seen.process is not None))
+        return {seen.instance.key: one for seen, one in zip(known, found, strict=True)}
 
     def forget(self) -> None:
         """Nothing is known from now on: what nobody measures any more must not count for ever."""

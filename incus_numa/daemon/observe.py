@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import assert_never
 
 from incus_numa.daemon.hardware import KEEP_NOTHING, Hardware
 from incus_numa.daemon.payloads import Payload, Payloads
-from incus_numa.daemon.seen import Seen, moved
+from incus_numa.daemon.seen import Seen, bound_nodes, moved
 from incus_numa.errors import GoneError, ReportError
 from incus_numa.host.cgroup import CgroupFiles
 from incus_numa.host.virtual import VirtualMachines
@@ -68,6 +68,10 @@ class World:
     def record_moves_cpus(self) -> bool:
         """Whether the server rewrites cpusets when the record is written, as LXD does."""
         return self.nodes_key == demand.LIMIT_NODES
+
+    @property
+    def _vm_memory_follows(self) -> bool:
+        return self._placement.vm_memory == "migrate"
 
     @property
     def placement(self) -> PlacementSettings:
@@ -166,12 +170,13 @@ class World:
         """The decision that is kept with an instance, None without one."""
         return self._payloads.read_mark(seen)
 
-    def diff(self, placement: Placement, seen: Seen) -> tuple[Step, ...]:
-        """The steps that lead an instance to a placement."""
+    def diff(self, placement: Placement, seen: Seen, refused: Iterable[InstanceKey] = ()) -> tuple[Step, ...]:
+        """The steps that lead an instance to a placement, where nothing is exclusive to those `refused`."""
         if seen.instance.type is InstanceType.CONTAINER:
             found, is_allowed = steps.diff_one(placement, seen.observed, self.machine.memory_nodes), True
         else:
-            found = steps.diff_vm(placement, seen.observed, self.machine, migrates=not seen.instance.memory_stays)
+            usable, migrates = self._stand().usable_by(placement.key, refused), not seen.instance.memory_stays
+            found = steps.diff_vm(placement, seen.observed, self.machine, usable=usable, migrates=migrates)
             is_allowed = self._placement.vm_record == "once"
         has_record = is_allowed and seen.record is not None
         return tuple(step for step in found if has_record or not isinstance(step, PatchNodes))
@@ -205,6 +210,8 @@ class World:
         self._standing = None
         self.problems = listing.problems
         present = set()
+        here = [raw for raw in listing.instances if raw.running and not is_elsewhere(raw.location, self.member)]
+        await self._payloads.read_ahead(here, self._seen, follows=self._vm_memory_follows)
         for count, raw in enumerate(listing.instances):
             if count % 25 == 24:
                 # Reading a thousand cgroups takes long enough to hold up a start.
@@ -260,16 +267,14 @@ class World:
             self._standing.see(self._counted(seen), seen.observed, self._load)
 
     def _asking(self, seen: Seen) -> Instance:
-        """The instance as it is planned. Where a virtual machine starts, memory that it is bound to is like a device.
+        """The instance as it is planned. Where a virtual machine starts, memory that it is bound to draws it there.
 
-        All that the guest touches comes from there for as long as it runs. Once it has a place, that is what moving it
-        by load costs (see rebalance.price), and no tie.
+        Once it has a place, that is what moving it by load costs (see rebalance.price), and draws it no more.
         """
-        instance, observed = seen.instance, seen.observed
-        is_first = instance.memory_stays and observed.decided is None
-        if not is_first or not observed.bound or self.machine.memory_nodes <= observed.bound:
-            return instance
-        return replace(instance, device_nodes=instance.device_nodes | observed.bound)
+        if seen.observed.decided is not None:
+            return seen.instance
+        bound = bound_nodes(seen, self.machine)
+        return replace(seen.instance, bound_nodes=bound) if bound else seen.instance
 
     def _counted(self, seen: Seen) -> Instance:
         """The instance as it counts where others are planned: with exclusive CPUs only if it was given some."""
@@ -331,7 +336,7 @@ class World:
         if not raw.running or is_elsewhere(raw.location, self.member):
             self._note_gone(raw.key, turn)
             return None
-        payload = await self._payloads.find(raw, self._seen.get(raw.key))
+        payload = await self._payloads.find(raw, self._seen.get(raw.key), follows=self._vm_memory_follows)
         if self._is_newer(raw.key, turn):
             return self._seen.get(raw.key)
         try:
@@ -354,6 +359,8 @@ class World:
         raw = raw if usage is None else replace(raw, memory_usage=usage)
         instance = demand.instance_from(raw, self.machine, self._placement, self._hardware.find_devices(raw))
         observed, problem = self._payloads.observe(raw, instance, payload)
+        if not demand.follows_nodes(raw):
+            observed = replace(observed, followed=False)
         marked = observed.decided
         if not instance.managed or self._was_pinned(instance):
             # What was decided while it was managed, or for CPUs that it listed, says nothing about where it is now.

@@ -52,7 +52,7 @@ def strangers(
     found: dict[str, list[InstanceKey]] = {"unmanaged": [], "refused": []}
     for instance, observed in seen:
         if instance.key != owner.key and (not instance.managed or instance.key in left):
-            pinned, nodes, has = instance.demand.pinned_cpus, observed.nodes, observed.cpus or CpuSet()
+            pinned, nodes, has = instance.demand.pinned_cpus, observed.given, observed.cpus or CpuSet()
             anywhere = pinned is None and (nodes is None or nodes & owner.nodes)
             if anywhere or (has if pinned is None else pinned) & owner.cpus:
                 found["refused" if instance.managed else "unmanaged"].append(instance.key)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from incus_numa.daemon.seen import Seen
 from incus_numa.errors import GoneError, ReportError, RetryError
 from incus_numa.host.cgroup import CgroupFiles
-from incus_numa.host.guest_memory import VmMemory
+from incus_numa.host.guest_memory import AT_ONCE, VmMemory
 from incus_numa.host.virtual import Process, VirtualMachines
-from incus_numa.model.instance import Instance, InstanceType
+from incus_numa.model.instance import Instance, InstanceKey, InstanceType
 from incus_numa.model.snapshot import NOTHING, Decided, Observed
 from incus_numa.server import demand
 from incus_numa.server.protocol import Server, ServerInstance
@@ -41,20 +41,55 @@ class Payloads:
         self._server = server
         self._cgroups = cgroups
         self._vms = vms
+        self._ahead: dict[InstanceKey, Process] = {}
 
-    async def find(self, raw: ServerInstance, known: Seen | None) -> Payload:
-        """The instance's payload; empty without one. `known` is what was seen of it before."""
+    async def read_ahead(
+        self, listed: Iterable[ServerInstance], known: Mapping[InstanceKey, Seen], *, follows: bool
+    ) -> None:
+        """Read where virtual machines have their memory that `find` is about to be asked for, several at a time."""
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def read(raw: ServerInstance, seen: Seen | None) -> None:
+            async with gate:
+                process = self._live(seen)
+                if not _reads_memory(raw, seen if process is not None else None, follows=follows):
+                    return
+                process = process or await self._process(raw)
+                if process is not None:
+                    await asyncio.to_thread(self._vms.memory, process)
+                    self._ahead[raw.key] = process
+
+        self._ahead.clear()
+        found = [raw for raw in listed if raw.type is InstanceType.VIRTUAL_MACHINE]
+        await asyncio.gather(*(read(raw, known.get(raw.key)) for raw in found))
+
+    async def find(self, raw: ServerInstance, known: Seen | None, *, follows: bool) -> Payload:
+        """The instance's payload; empty without one. `known` is what was seen of it before.
+
+        With `follows` memory of virtual machines is moved, so where it is is read again from time to time. Else that is
+        read once, as the kernel walks all pages of the guest, and sampling reads it now and then.
+        """
         if raw.type is InstanceType.CONTAINER:
             return Payload(group=await self._group(raw, known))
-        if known is not None and known.process is not None and self._vms.is_live(known.process):
+        process, ahead = self._live(known), self._ahead.pop(raw.key, None)
+        if known is not None and process is not None and not _reads_memory(raw, known, follows=follows):
             memory = VmMemory(by_node=known.observed.memory, bound=known.observed.bound)
-            return Payload(process=known.process, memory=memory)
-        pid = raw.pid if raw.pid is not None else await self._pid(raw)
-        process = self._vms.find(pid) if pid else None
+            return Payload(process=process, memory=memory)
         if process is None:
-            return Payload()
-        # The kernel walks all pages of the guest for that, so it is read once; sampling reads it again now and then.
+            process = ahead if ahead is not None and self._vms.is_live(ahead) else await self._process(raw)
+        if process is None or not _reads_memory(raw, None, follows=follows):
+            return Payload(process=process)
         return Payload(process=process, memory=await asyncio.to_thread(self._vms.memory, process))
+
+    async def _process(self, raw: ServerInstance) -> Process | None:
+        """The QEMU that the server names, None without one."""
+        pid = raw.pid if raw.pid is not None else await self._pid(raw)
+        return self._vms.find(pid) if pid else None
+
+    def _live(self, known: Seen | None) -> Process | None:
+        """The process that it was seen to have, if that still runs."""
+        process = None if known is None else known.process
+        return process if process is not None and self._vms.is_live(process) else None
 
     def observe(self, raw: ServerInstance, instance: Instance, payload: Payload) -> tuple[Observed, str | None]:
         """What the instance has, and why that could not be read. Raises GoneError."""
@@ -122,3 +157,8 @@ class Payloads:
             return await self._server.get_pid(raw.key)
         except (GoneError, ReportError, RetryError):
             return None
+
+
+def _reads_memory(raw: ServerInstance, known: Seen | None, *, follows: bool) -> bool:
+    """Whether to read where a virtual machine has its memory: nobody needs that of one that is not to be placed."""
+    return demand.asks_for_place(raw) and (follows or known is None or known.observed.bound is None)

@@ -22,7 +22,7 @@ from incus_numa.daemon.settling import GIVE_UP_S, Settling, all_of
 from incus_numa.errors import RetryError
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.notice import Refused
-from incus_numa.model.plan import PassReport, Plan, Reason, StepResult
+from incus_numa.model.plan import Outcome, PassReport, Plan, Reason, StepResult
 from incus_numa.model.snapshot import Snapshot
 from incus_numa.server.retrying import retrying
 
@@ -57,7 +57,7 @@ class Reconciler:
         wanted = [key for key in self.world.managed() if project in (None, key.project)]
         idle = frozenset(key for key in wanted if not self._settling.lock(key).locked())
         plan = self._decisions.decide(idle, Moves(max_moves))
-        results = await self._settling.settle_all(plan.placements)
+        results = await self.settle(plan)
         for key in self.world.released():
             if project in (None, key.project):
                 async with self._settling.lock(key):
@@ -65,6 +65,7 @@ class Reconciler:
         self._forget_gone()
         await self._say_unreadable(plan)
         self._watch_rejections(plan, everything=True)
+        self._said.forget(self._at_rest(results))
         self._say_strangers()
         # This pass has planned everybody with what is free now.
         self._decisions.take_freed()
@@ -91,6 +92,7 @@ class Reconciler:
         results = await self._settling.settle_all(
             self._decisions.placements[one] for one in late if one in self._decisions.placements
         )
+        results += await self._leave_owners(report.plan)
         self._say_strangers()
         return replace(report, results=report.results + results)
 
@@ -104,7 +106,23 @@ class Reconciler:
 
     async def settle(self, plan: Plan) -> tuple[StepResult, ...]:
         """Carry out an accepted plan, all but memory (see `follow`). Raises UnreachableError."""
-        return await self._settling.settle_all(plan.placements)
+        results = await self._settling.settle_all(plan.placements)
+        return results + await self._leave_owners(plan)
+
+    async def _leave_owners(self, settled: Plan) -> tuple[StepResult, ...]:
+        """Where CPUs became exclusive, virtual machines leave them that this plan, settled already, is not about.
+
+        Their vCPUs are not there, or they would be planned anew, but other threads of theirs may be.
+        """
+        if not self._decisions.take_claimed():
+            return ()
+        done = {one.key for one in settled.placements}
+        left = [one for key, one in self._decisions.placements.items() if key not in done and self._is_vm(key)]
+        return await self._settling.settle_all(left)
+
+    def _is_vm(self, key: InstanceKey) -> bool:
+        seen = self.world.get(key)
+        return seen is not None and seen.process is not None
 
     def waiting(self) -> tuple[InstanceKey, ...]:
         """Instances whose memory is to follow to where they are."""
@@ -154,7 +172,11 @@ class Reconciler:
     def forget_refusals(self) -> None:
         """Try again what the server refused, and say again what is wrong: settings may have changed."""
         self._settling.forget_refusals()
-        self._said.lines.clear()
+        self._said.forget_all()
+
+    def forget_project(self, project: str | None) -> None:
+        """Try again what the server refused in a project, None for all of them: it may be allowed now."""
+        self._settling.forget_refusals(project)
 
     async def _pass_over_once(self, key: InstanceKey, *, starting: bool) -> PassReport:
         seen = await self.world.look_at(key)
@@ -182,6 +204,17 @@ class Reconciler:
         own = [self._settling.settle(one) for one in plan.placements if one.key == key]
         return await all_of([*own, self._settling.settle_all(free)])
 
+    def _at_rest(self, results: Iterable[StepResult]) -> frozenset[InstanceKey]:
+        """Those of which something was said and that have all that was decided, without a step that failed just now."""
+        failed = {one.step.key for one in results if one.outcome is not Outcome.DONE} | self.rejected
+        return frozenset(key for key in self._said.told() if key not in failed and self._has_all(key))
+
+    def _has_all(self, key: InstanceKey) -> bool:
+        placement, seen = self._decisions.get(key), self.world.get(key)
+        if placement is None or seen is None or seen.problem is not None:
+            return False
+        return not self.world.diff(placement, seen)
+
     async def _say_unreadable(self, plan: Plan) -> None:
         """Say whose cgroup could not be read; one that is just going away is looked at once more and not told."""
         for key in (one.key for one in plan.placements):
@@ -189,14 +222,13 @@ class Reconciler:
             if seen is None or seen.problem is None:
                 continue
             line = f"CPUs and memory not set, only the server's record: {seen.problem}"
-            if self._said.lines.get(key) != line and await self.world.look_at(key) is not None:
+            if not self._said.knows(key, line) and await self.world.look_at(key) is not None:
                 self._said.once(key, line)
 
     def _watch_rejections(self, plan: Plan, *, everything: bool) -> None:
         judged = {placement.key for placement in plan.placements}
-        for key in judged & self.rejected:
-            # It was refused and is not any more: should it be refused again, that is news.
-            self._said.lines.pop(key, None)
+        # They were refused and are not any more: should they be refused again, that is news.
+        self._said.forget(judged & self.rejected)
         before = self.refused
         self.refused = {} if everything else {key: why for key, why in before.items() if key not in judged}
         for rejection in plan.rejections:
@@ -226,5 +258,4 @@ class Reconciler:
             self._decisions.drop(key)
         self.refused = {key: why for key, why in self.refused.items() if key in managed}
         self._settling.forget_gone(managed)
-        for key in [key for key in self._said.lines if self.world.get(key) is None]:
-            del self._said.lines[key]
+        self._said.forget({key for key in self._said.told() if self.world.get(key) is None})

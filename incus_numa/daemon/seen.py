@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from incus_numa.cpuset import NodeSet
 from incus_numa.host.virtual import Process
 from incus_numa.model.instance import Instance
+from incus_numa.model.machine import Machine
 from incus_numa.model.snapshot import Decided, Observed
 from incus_numa.server.demand import VOLATILE_NODES
 
@@ -31,6 +33,17 @@ class Seen:
     process: Process | None = None
     record: str | None = VOLATILE_NODES
     opted_in: bool = False
+
+
+def bound_nodes(seen: Seen, machine: Machine) -> NodeSet:
+    """The nodes that the memory of a virtual machine is bound to where it stays there; none where it may be anywhere.
+
+    All that the guest touches comes from there for as long as it runs.
+    """
+    bound = seen.observed.bound
+    if not bound or not seen.instance.memory_stays or machine.memory_nodes <= bound:
+        return NodeSet()
+    return bound
 
 
 def moved(before: Seen, now: Seen) -> bool:

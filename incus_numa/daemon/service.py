@@ -28,6 +28,7 @@ from incus_numa.errors import ConfigError, IncusNumaError, UnreachableError
 from incus_numa.host.watch import CpusetWatch
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.notice import PassEnded, Scope, SettingsChanged, StartPlaced
+from incus_numa.model.plan import Outcome
 from incus_numa.server.protocol import Server
 from incus_numa.settings import Settings, list_unused
 
@@ -48,6 +49,9 @@ TOGETHER = 10
 REST_S = 0.005
 """Pause after each such go while instances are starting: a server that rewrites a thousand cpusets must not hold up
 starts."""
+
+UNDONE = frozenset({Outcome.FAILED, Outcome.BUSY, Outcome.GONE})
+"""Steps that ended so have not brought an instance to its place."""
 
 HELD_S = 0.05
 """When to compare a cpuset again that could not be put right because a pass was at work on its instance."""
@@ -159,10 +163,14 @@ class Service:
             log.info("settings reloaded")
         self._notifier.ready()
 
-    def use(self, settings: Settings) -> None:
-        """Work by other settings from now on. Raises ConfigError where they do not fit; the old ones stay then."""
+    def check(self, settings: Settings) -> None:
+        """Raises ConfigError where settings do not fit this machine."""
         if misfits := self._world.check_memory(settings.memory):
             raise ConfigError(misfits)
+
+    def use(self, settings: Settings) -> None:
+        """Work by other settings from now on. Raises ConfigError where they do not fit; the old ones stay then."""
+        self.check(settings)
         if _fixed(settings) != self._in_force:
             log.warning("changes of %s need a restart", FIXED)
         self._settings = settings
@@ -229,6 +237,8 @@ class Service:
                 self._triggers.look_at_cgroup(key, memory=memory)
 
     async def _dispatch(self, group: asyncio.TaskGroup) -> None:
+        # Whatever asks for a pass: before the server is known, others' instances would be taken as ours.
+        await self._listening.ready.wait()
         while True:
             work = await self._triggers.next()
             if work.everything and self._full_pass is None:
@@ -269,8 +279,6 @@ class Service:
 
     async def _pass_over(self, key: InstanceKey, *, starting: bool) -> None:
         try:
-            if starting:
-                await asyncio.sleep(START_LEAD_S)
             await self._guarded(self._look_over(key, starting=starting), Scope.INSTANCE)
             if self.reconciler.take_freed():
                 self._triggers.look_at_everything()
@@ -288,8 +296,11 @@ class Service:
 
     async def _look_over(self, key: InstanceKey, *, starting: bool) -> None:
         began = time.monotonic()
+        if starting:
+            await asyncio.sleep(START_LEAD_S)
         report = await self.reconciler.pass_over(key, starting=starting)
-        if starting and not report.problems:
+        failed = [one for one in report.results if one.step.key == key and one.outcome in UNDONE]
+        if starting and not report.problems and not failed:
             for one in report.plan.placements:
                 if one.key == key:
                     took_s = time.monotonic() - began

@@ -367,9 +367,9 @@ class Settling:
         """The event stream was cut: echoes of our writes were lost, and what comes now is someone else's."""
         self._own_updates.clear()
 
-    def forget_refusals(self) -> None:
-        """Try again what the server refused: settings may have changed."""
-        self._recording.forget()
+    def forget_refusals(self, project: str | None = None) -> None:
+        """Try again what the server refused, in one project or everywhere."""
+        self._recording.forget(project)
 
     def forget_gone(self, managed: set[InstanceKey]) -> None:
         """Keep only what is about these instances."""

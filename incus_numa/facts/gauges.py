@@ -1,87 +1,123 @@
-"""The numbers of this moment, for metrics."""
+"""The numbers of this moment, for metrics. Called by the live host, at most once a second however many ask."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 
 from incus_numa.cpuset import CpuSet
 from incus_numa.daemon.seen import Seen
 from incus_numa.daemon.service import Service
+from incus_numa.model.machine import Machine
 from incus_numa.model.sample import Rates
-from incus_numa.policy.desk import Desk, open_desk
-from incus_numa.policy.ledger import usable_cpus
+from incus_numa.policy.desk import open_desk
+from incus_numa.policy.ledger import Commitment, usable_cpus
 from incus_numa.policy.rebalance import measured as node_loads
+from incus_numa.policy.rooms import bits
 from incus_numa.web.protocol import Gauges, InstanceGauges, NodeGauges
+
+_STATES = ("placed", "differs", "refused")
 
 
 def take_gauges(service: Service) -> Gauges:
-    """What is known now, without asking anybody."""
-    world, rates, reconciler = service.reconciler.world, service.balancing.rates, service.reconciler
-    settings = world.placement
-    snapshot = world.snapshot()
-    desk = open_desk(snapshot, settings, sorted(snapshot.instances, key=lambda one: one.key))
-    measured = node_loads.measure(desk) if rates is not None else None
-    usable = usable_cpus(snapshot.machine, CpuSet.parse(settings.reserved_cpus))
-    committed, memory = _committed(desk)
-    seen = world.all_seen()
+    """What is known now, without asking anybody. Instances are in the order of project and name."""
+    reconciler, rates = service.reconciler, service.balancing.rates
+    world, snapshot = reconciler.world, reconciler.world.snapshot()
+    desk = open_desk(snapshot, world.placement, sorted(snapshot.instances, key=lambda one: one.key))
+    measured = None if rates is None else node_loads.measure(desk)
+    seen = sorted(world.all_seen(), key=lambda one: one.instance.key)
     managed = [one for one in seen if one.instance.managed]
+    # What has ended since, or is not managed any more, is refused no longer.
+    refused = {one.instance.key: reconciler.refused.get(one.instance.key) for one in managed}
+    states = Counter(_state(one) if refused[one.instance.key] is None else "refused" for one in managed)
     return Gauges(
-        nodes={
-            node.id: NodeGauges(
-                cpus=len(node.cpus),
-                usable_cpus=len(usable.get(node.id, ())),
-                committed_vcpus=committed.get(node.id, 0.0),
-                load=None if measured is None else measured.load.get(node.id),
-                memory_bytes=node.memory_bytes,
-                free_bytes=_free(rates, node.id, node.free_bytes),
-                committed_bytes=round(memory.get(node.id, 0.0)),
-                reserved_bytes=node.reserved_bytes,
-            )
-            for node in snapshot.machine.nodes
-        },
-        instances=tuple(_instance(one, rates) for one in sorted(managed, key=lambda one: one.instance.key)),
-        states={
-            "placed": len(managed) - len(reconciler.refused),
-            "refused": len(reconciler.refused),
-            "unmanaged": len(seen) - len(managed),
-        },
-        refused=Counter(reason.value for reason in reconciler.refused.values()),
+        nodes=_nodes(
+            snapshot.machine,
+            usable_cpus(snapshot.machine, CpuSet.parse(world.placement.reserved_cpus)),
+            desk.ledger.entries.values(),
+            {} if measured is None else measured.load,
+            rates,
+        ),
+        instances=tuple(_instance(one, snapshot.machine, rates) for one in managed),
+        states={state: states[state] for state in _STATES} | {"unmanaged": len(seen) - len(managed)},
+        refused=Counter(why.value for why in refused.values() if why is not None),
         imbalance=None if measured is None else measured.imbalance,
         connected=service.connected,
     )
 
 
-def _committed(desk: Desk) -> tuple[dict[int, float], dict[int, float]]:
-    """vCPU weight and memory of every node: an instance's are spread over its nodes by their usable CPUs."""
-    weights: dict[int, float] = {}
-    memory: dict[int, float] = {}
-    sizes = desk.ledger.cpu_count
-    for entry in desk.ledger.entries.values():
-        nodes = [node for node in sizes if entry.nodes >> node & 1]
+def _state(seen: Seen) -> str:
+    """Whether an instance that is not refused has the CPUs that were decided for it, as far as that is known."""
+    observed = seen.observed
+    if observed.decided is None or seen.problem is not None:
+        return "differs"
+    wanted = observed.decided.cpus
+    return "placed" if wanted is None or observed.cpus in (None, wanted) else "differs"
+
+
+def _nodes(
+    machine: Machine,
+    usable: Mapping[int, CpuSet],
+    entries: Iterable[Commitment],
+    loads: Mapping[int, float],
+    rates: Rates | None,
+) -> dict[int, NodeGauges]:
+    weights, sizes = defaultdict[int, float](float), defaultdict[int, float](float)
+    for entry in entries:
+        weights[entry.nodes] += entry.weight
+        sizes[entry.nodes] += entry.memory_bytes
+    counts = {node: len(cpus) for node, cpus in usable.items()}
+    vcpus = _spread(weights, counts)
+    # Memory is spread by memory, or a small node beside a large one would look too full.
+    memory = _spread(sizes, {node.id: node.memory_bytes or 0 for node in machine.nodes})
+    return {
+        node.id: NodeGauges(
+            cpus=len(node.cpus),
+            usable_cpus=counts[node.id],
+            committed_vcpus=vcpus[node.id],
+            load=loads.get(node.id),
+            memory_bytes=node.memory_bytes,
+            free_bytes=_free(rates, node.id, node.free_bytes),
+            committed_bytes=round(memory[node.id]),
+            reserved_bytes=node.reserved_bytes,
+        )
+        for node in machine.nodes
+    }
+
+
+def _spread(amounts: Mapping[int, float], sizes: Mapping[int, int]) -> dict[int, float]:
+    """What comes to each node of amounts by set of nodes, spread by the nodes' sizes; evenly where all have none."""
+    parts = dict.fromkeys(sizes, 0.0)
+    for mask, amount in amounts.items():
+        nodes = [node for node in bits(mask) if node in sizes]
         total = sum(sizes[node] for node in nodes)
         for node in nodes:
-            part = sizes[node] / total if total else 1 / len(nodes)
-            weights[node] = weights.get(node, 0.0) + entry.weight * part
-            memory[node] = memory.get(node, 0.0) + entry.memory_bytes * part
-    return weights, memory
+            parts[node] += amount * sizes[node] / total if total else amount / len(nodes)
+    return parts
 
 
-def _instance(seen: Seen, rates: Rates | None) -> InstanceGauges:
-    own = None if rates is None else rates.instances.get(seen.instance.key)
+def _instance(seen: Seen, machine: Machine, rates: Rates | None) -> InstanceGauges:
+    key, observed = seen.instance.key, seen.observed
+    own = None if rates is None else rates.instances.get(key)
+    # Where no record says it, its CPUs do.
+    home = (observed.home or machine.nodes_of(observed.cpus or CpuSet())).mask
     return InstanceGauges(
-        key=seen.instance.key,
-        nodes=len(seen.observed.home or ()),
+        key=key,
+        nodes=home.bit_count(),
         load_cpus=None if own is None else own.used_cpus,
-        locality=_locality(seen, None if own is None else own.memory_by_node),
+        locality=_locality(home, observed.memory),
     )
 
 
-def _locality(seen: Seen, memory: object) -> float | None:
-    by_node = memory if isinstance(memory, dict) else seen.observed.memory or {}
-    total, home = sum(by_node.values()), seen.observed.home
-    return sum(size for node, size in by_node.items() if node in home) / total if total and home else None
+def _locality(home: int, memory: Mapping[int, int] | None) -> float | None:
+    """The part of memory that is on the nodes of a mask; None when either is unknown or there is none."""
+    total = sum(memory.values()) if memory and home else 0
+    if not total or memory is None:
+        return None
+    return sum(size for node, size in memory.items() if home >> node & 1) / total
 
 
 def _free(rates: Rates | None, node: int, seen_bytes: int | None) -> int | None:
+    """Free memory of a node as last sampled, else as seen when the machine was read."""
     own = None if rates is None else rates.nodes.get(node)
     return seen_bytes if own is None or own.free_bytes is None else own.free_bytes

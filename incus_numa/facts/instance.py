@@ -7,10 +7,10 @@ from typing import Any
 
 from incus_numa.applier.protocol import describe_change
 from incus_numa.daemon import owners
-from incus_numa.daemon.seen import Seen
+from incus_numa.daemon.seen import Seen, bound_nodes
 from incus_numa.facts import virtual
 from incus_numa.facts.survey import Survey
-from incus_numa.facts.words import count
+from incus_numa.facts.words import count, show_nodes
 from incus_numa.model.devices import Device
 from incus_numa.model.instance import Instance, Policy
 from incus_numa.model.plan import Placement, Proof, Rejection
@@ -43,14 +43,14 @@ def explain(found: Survey, seen: Seen, settings: Settings) -> dict[str, Any]:
         "avoid": list(instance.avoid),
         "device_nodes": str(instance.device_nodes) if instance.device_nodes else None,
         "devices": [_device(one) for one in instance.devices],
-        "has_nodes": str(observed.nodes) if observed.nodes else None,
+        "has_nodes": str(found.nodes_of(seen)) or None,
         "has_cpus": str(observed.cpus) if observed.cpus else None,
         "has_mems": str(observed.mems) if observed.mems else None,
         "vm": virtual.explain(seen, found.machine, settings.placement),
         "memory_by_node": None if memory is None else {str(node): size for node, size in memory.items() if size},
         "state": found.state(seen),
         "decision": _decision(found, answer),
-        "why": _why(answer, instance),
+        "why": _why(answer, instance) + ("" if anew is None else _drawn(found, seen, answer)),
         "placed_anew": _anew(anew),
         "proof": _proof(searched) if isinstance(searched, Placement) else None,
         "shared_with": _shared_with(found, answer),
@@ -72,12 +72,31 @@ def place_anew(found: Survey, seen: Seen, settings: PlacementSettings) -> Placem
     left = {one.key for one in found.plan.rejections}
     snapshot = replace(
         found.snapshot,
-        instances=tuple(_sharing(one) if one.key in left else one for one in found.snapshot.instances),
+        instances=tuple(
+            _new(found, seen) if one.key == key else _sharing(one) if one.key in left else one
+            for one in found.snapshot.instances
+        ),
         observed={one: what for one, what in found.snapshot.observed.items() if one != key},
     )
     plan = planner.plan(snapshot, settings, only=frozenset((key,)))
     answers: tuple[Placement | Rejection, ...] = (*plan.placements, *plan.rejections)
     return next((one for one in answers if one.key == key), None)
+
+
+def _new(found: Survey, seen: Seen) -> Instance:
+    """The instance as it would be planned if it were new."""
+    return replace(seen.instance, bound_nodes=bound_nodes(seen, found.machine))
+
+
+def _drawn(found: Survey, seen: Seen, answer: Placement | Rejection | None) -> str:
+    """What the nodes that its memory is bound to mean to one that keeps others, as the end of a sentence."""
+    bound = bound_nodes(seen, found.machine)
+    if not bound or not isinstance(answer, Placement) or bound & answer.nodes:
+        return ""
+    return (
+        f"; the server bound its memory to {show_nodes(bound)}, which is weighed against load when nodes are first "
+        "chosen, and moves nobody later"
+    )
 
 
 def _sharing(instance: Instance) -> Instance:

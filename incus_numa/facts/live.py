@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from incus_numa import __version__
@@ -14,20 +15,35 @@ from incus_numa.applier.protocol import describe_change
 from incus_numa.daemon import overrides
 from incus_numa.daemon.notices import Watcher
 from incus_numa.daemon.overrides import Overrides
+from incus_numa.daemon.seen import Seen
 from incus_numa.daemon.service import Service
-from incus_numa.errors import ReportError
+from incus_numa.errors import ConfigError, ReportError, UnreachableError
 from incus_numa.facts import instance, load, rows
+from incus_numa.facts.cpu_busy import CpuBusy
 from incus_numa.facts.gauges import take_gauges
-from incus_numa.facts.survey import Survey, answer, make_survey, take_measured
+from incus_numa.facts.history import STEP_S, LoadHistory
+from incus_numa.facts.survey import Measured, Survey, answer
 from incus_numa.facts.words import rounded
 from incus_numa.model.instance import InstanceKey
+from incus_numa.model.notice import Notice, PassEnded, Scope
+from incus_numa.model.plan import Plan
+from incus_numa.model.sample import Rates
+from incus_numa.model.snapshot import Snapshot
 from incus_numa.policy import document as plans
-from incus_numa.settings import Settings, settings_as_dict
+from incus_numa.policy.desk import open_desk
+from incus_numa.policy.rebalance import measured as node_loads
+from incus_numa.settings import LIVE_TABLES, RESTART_KEYS, PlacementSettings, Settings, settings_as_dict
 from incus_numa.topology import document as machines
 from incus_numa.web.protocol import Document, Gauges
 
-FRESH_S = 1.0
+FRESH_S = 0.5
 """For how long a survey is shown again: planning for everybody costs too much to do it for each who asks."""
+
+RESTS = 4.0
+"""... and for so many times as long as it took, so that those who ask again and again take a fifth of a CPU at most."""
+
+GAUGES_FRESH_S = 1.0
+"""For how long gauges are shown again: they may be asked for a hundred times a second."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +56,15 @@ class Origin:
     socket: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """A survey, how long it took to plan for it, and until when it is shown again (monotonic clock)."""
+
+    survey: Survey
+    took_s: float
+    fresh_until_s: float
+
+
 class LiveHost:
     """A web.protocol.Host. One event loop uses it."""
 
@@ -49,18 +74,21 @@ class LiveHost:
         self._world = service.reconciler.world
         self._origin = origin
         self._began = datetime.now(UTC)
-        self._survey: tuple[float, Survey] | None = None
+        self._look: Look | None = None
         self._gauges: tuple[float, Gauges] | None = None
-        self._looking = asyncio.Lock()
-        self._changing = asyncio.Lock()
+        self._turn = 0
+        self._looking, self._changing = asyncio.Lock(), asyncio.Lock()
+        self._busy, self._reading = CpuBusy(Path(service.settings.host.procfs)), asyncio.Lock()
+        self._history, self._noted_s = LoadHistory(), float("-inf")
+        self.watch(self._note_load)
 
     async def status(self) -> Document:
         """Who serves what, and how it goes."""
-        survey, info = await self._look(), self._world.info
-        states = [survey.state(one) for one in survey.seen]
+        survey, info = (await self._take_look()).survey, self._world.info
+        states = await asyncio.to_thread(lambda: [survey.state(one) for one in survey.seen])
         return {
             "version": __version__,
-            "started_at": _utc(self._began.timestamp()),
+            "started_at": self._began.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "server": {
                 "product": None if info is None else info.product.value,
                 "version": None if info is None else info.version,
@@ -89,27 +117,35 @@ class LiveHost:
         return machines.render_machine(self._world.machine)
 
     async def nodes(self) -> list[Document]:
-        """Every node with who is on it."""
-        survey = await self._look()
-        found = []
-        for row in rows.node_rows(survey):
-            on = [one for one in survey.seen if row["node"] in (one.observed.home or ())]
-            found.append(
-                row
-                | {"instances": [{"project": one.instance.key.project, "name": one.instance.key.name} for one in on]}
-            )
-        return found
+        """Every node with who is on it, and how busy its CPUs are."""
+        survey = (await self._take_look()).survey
+        async with self._reading:
+            busy = await asyncio.to_thread(self._busy.read)
+        return [
+            row
+            | {
+                "cpu_busy": {str(cpu): rounded(busy[cpu]) for cpu in node.cpus if cpu in busy},
+                "instances": [
+                    {"project": one.instance.key.project, "name": one.instance.key.name}
+                    for one in survey.seen
+                    if node.id in (one.observed.home or ())
+                ],
+            }
+            for row, node in zip(rows.node_rows(survey), survey.machine.nodes, strict=True)
+        ]
 
     async def instances(self, project: str | None = None) -> list[Document]:
         """Everything that runs."""
-        return rows.instance_rows(await self._look(), project)
+        survey = (await self._take_look()).survey
+        return await asyncio.to_thread(rows.instance_rows, survey, project)
 
     async def instance(self, key: InstanceKey) -> Document | None:
         """Everything about one instance."""
-        survey, settings = await self._look(), self._service.settings
+        survey, settings = (await self._take_look()).survey, self._service.settings
         seen = survey.get(key)
-        if seen is None:
-            return None
+        return None if seen is None else await asyncio.to_thread(self._explain, survey, seen, settings)
+
+    def _explain(self, survey: Survey, seen: Seen, settings: Settings) -> Document:
         journal, now_s = self._service.balancing.journal, time.time()
         verdict = load.judge(survey, seen, journal.last_moves(now_s), now_s, settings)
         known = instance.explain(survey, seen, settings)
@@ -117,10 +153,10 @@ class LiveHost:
 
     async def plan(self) -> Document:
         """What a pass would do now."""
-        began, survey = time.monotonic(), await self._look()
-        placed = plans.render_plan(survey.plan, (time.monotonic() - began) * 1000)
-        steps = {str(key): [describe_change(one) for one in own] for key, own in survey.steps.items() if own}
-        decision = self._service.balancing.preview(self._service.settings.rebalance)
+        look = await self._take_look()
+        placed = plans.render_plan(look.survey.plan, look.took_s * 1000)
+        steps = {str(key): [describe_change(one) for one in own] for key, own in look.survey.steps.items() if own}
+        decision = await self._service.balancing.preview(self._service.settings.rebalance)
         return placed | {"steps": steps, "by_load": plans.render_decision(decision)}
 
     async def moves(self, limit: int) -> list[Document]:
@@ -129,69 +165,81 @@ class LiveHost:
         newest = records[: -limit - 1 : -1]
         return [{"project": one.move.key.project, "name": one.move.key.name} | load.show_move(one) for one in newest]
 
+    async def history(self) -> Document:
+        """Measured load over the last hour."""
+        return self._history.show(time.time())
+
     async def policy(self) -> Document:
         """What is in force, and where it comes from."""
         whole, changes = settings_as_dict(self._service.settings), self._tables()
         meanings = {
             f"{table.name}.{one.name}": one.metadata["meaning"]
             for table in fields(Settings)
-            if table.name in overrides.TABLES
+            if table.name in LIVE_TABLES
             for one in fields(getattr(self._service.settings, table.name))
         }
         return {
             "source": "api" if changes else "file",
             "file": self._origin.file,
             "changes": changes,
-            "effective": {name: whole[name] for name in overrides.TABLES},
+            "effective": {name: whole[name] for name in LIVE_TABLES},
             "meanings": meanings,
-            "fixed": sorted(f"{name}.{key}" for name, key in overrides.FIXED),
+            "fixed": sorted(f"{name}.{key}" for name, key in RESTART_KEYS),
         }
 
     async def set_policy(self, tables: Mapping[str, Any]) -> Document:
-        """Have these tables over those of the file. Raises ConfigError."""
+        """Have these tables over those of the file. Raises ConfigError and ReportError; nothing has changed then."""
         async with self._changing:
             settings = overrides.apply(self._origin.load(), tables)
-            before = self._service.settings
-            self._service.use(settings)
+            self._service.check(settings)
             try:
                 await asyncio.to_thread(self._origin.overrides.write, tables)
             except OSError as error:
-                self._service.use(before)
                 raise ReportError(f"the policy cannot be kept, so it was not set: {error}") from error
-            self._forget()
+            self._use(settings, tables)
         return await self.policy()
 
+    def _use(self, settings: Settings, tables: Mapping[str, Any]) -> None:
+        """Work by what is kept now, over the file as it is now: it may have changed while that was written."""
+        try:
+            self._service.use(overrides.apply(self._origin.load(), tables))
+        except ConfigError:
+            self._service.use(settings)
+        self._forget()
+
     async def reset_policy(self) -> Document:
-        """Go back to the file. Raises ConfigError."""
+        """Go back to the file. Raises ConfigError and ReportError; nothing has changed then."""
         async with self._changing:
-            self._service.use(self._origin.load())
+            settings = self._origin.load()
+            self._service.check(settings)
             try:
-                self._origin.overrides.clear()
+                await asyncio.to_thread(self._origin.overrides.clear)
             except OSError as error:
-                raise ReportError(f"the policy is back only until a restart: {error}") from error
-            self._forget()
+                raise ReportError(f"the policy cannot be removed, so it stays: {error}") from error
+            self._use(settings, {})
         return await self.policy()
 
     async def rebalance(self, *, dry_run: bool, max_moves: int | None = None, project: str | None = None) -> Document:
-        """One pass by load now. Raises RetryError and ReportError."""
+        """One pass by load now. Raises UnreachableError, RetryError and ReportError."""
         balancing, limits = self._service.balancing, self._service.settings.rebalance
+        if not self._service.connected:
+            raise UnreachableError("the server does not answer; try again when it does")
         if balancing.rates is None:
             raise ReportError("no load was measured yet: set rebalance.enabled, or use `incus-numa rebalance`")
         if max_moves is not None:
             limits = replace(limits, max_moves=min(limits.max_moves, max_moves))
         only = frozenset(key for key in self._world.managed() if project in (None, key.project))
         if dry_run:
-            decision = balancing.preview(limits, only=only)
+            decision = await balancing.preview(limits, only=only)
         else:
-            decision = balancing.decide(only=only, forced=True, max_moves=max_moves)
-            balancing.begin(decision)
+            decision = balancing.make(only, max_moves)
             self._forget()
         return {"dry_run": dry_run} | plans.render_decision(decision)
 
     def gauges(self) -> Gauges:
         """What metrics show of the present."""
         now = time.monotonic()
-        if self._gauges is None or now - self._gauges[0] > FRESH_S:
+        if self._gauges is None or now - self._gauges[0] > GAUGES_FRESH_S:
             self._gauges = now, take_gauges(self._service)
         return self._gauges[1]
 
@@ -199,22 +247,58 @@ class LiveHost:
         """Call `watcher` with every notice from now on; returns what ends that."""
         return self._reconciler.notices.watch(watcher)
 
-    async def _look(self) -> Survey:
+    async def _take_look(self) -> Look:
         async with self._looking:
-            now = time.monotonic()
-            if self._survey is None or now - self._survey[0] > FRESH_S:
-                settings, snapshot = self._service.settings.placement, self._world.snapshot()
-                plan, load_now = await asyncio.to_thread(answer, snapshot, settings)
-                measured = take_measured(self._world, settings, self._service.balancing.rates)
-                self._survey = time.monotonic(), make_survey(self._world, snapshot, plan, load_now, measured)
-            return self._survey[1]
+            while self._look is None or self._look.fresh_until_s < time.monotonic():
+                turn, placement, began = self._turn, self._service.settings.placement, time.monotonic()
+                snapshot, seen = self._world.snapshot(), {one.instance.key: one for one in self._world.all_seen()}
+                rates = self._service.balancing.rates
+                plan, load_now, measured = await asyncio.to_thread(_judge, snapshot, placement, rates)
+                now = time.monotonic()
+                look = Look(
+                    survey=Survey(
+                        machine=snapshot.machine,
+                        seen=tuple(seen[key] for key in sorted(seen)),
+                        snapshot=snapshot,
+                        plan=plan,
+                        load_now=load_now,
+                        steps={one.key: self._world.diff(one, seen[one.key]) for one in plan.placements},
+                        problems=self._world.problems,
+                        measured=measured,
+                    ),
+                    took_s=now - began,
+                    fresh_until_s=now + max(FRESH_S, RESTS * (now - began)),
+                )
+                # What was planned by settings that are no longer in force is not shown.
+                if turn == self._turn:
+                    self._look = look
+            return self._look
 
     def _forget(self) -> None:
-        self._survey = self._gauges = None
+        self._turn += 1
+        self._look = self._gauges = None
+
+    def _note_load(self, notice: Notice) -> None:
+        """Keep the load of the nodes for its history, as seldom as that wants it."""
+        now = time.monotonic()
+        if not isinstance(notice, PassEnded) or notice.scope is not Scope.LOAD or now - self._noted_s < STEP_S:
+            return
+        found = {node: one.load for node, one in self.gauges().nodes.items() if one.load is not None}
+        if found:
+            self._noted_s = now
+            self._history.note(time.time(), found)
 
     def _tables(self) -> dict[str, Any]:
-        return {name: dict(table) for name, table in self._origin.overrides.kept.items()}
+        return {name: dict(table) for name, table in self._origin.overrides.kept.items() if table}
 
 
-def _utc(at_s: float) -> str:
-    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _judge(
+    snapshot: Snapshot, placement: PlacementSettings, rates: Rates | None
+) -> tuple[Plan, Mapping[int, float], Measured | None]:
+    """What a pass would decide, the load of the nodes as things are, and as measured. Pure: it runs in a thread."""
+    plan, load_now = answer(snapshot, placement)
+    if rates is None:
+        return plan, load_now, None
+    instances = sorted(snapshot.instances, key=lambda one: one.key)
+    node_load = node_loads.measure(open_desk(snapshot, placement, instances)).load
+    return plan, load_now, Measured(rates=rates, snapshot=snapshot, node_load=node_load)

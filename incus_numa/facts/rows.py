@@ -25,7 +25,7 @@ def instance_rows(found: Survey, project: str | None = None) -> list[Row]:
             "type": seen.instance.type.value,
             "vcpus": seen.instance.demand.vcpus,
             "memory_bytes": seen.instance.demand.memory_bytes,
-            "nodes": str(seen.observed.nodes) if seen.observed.nodes else None,
+            "nodes": str(found.nodes_of(seen)) or None,
             "cpus": str(seen.observed.cpus) if seen.observed.cpus else None,
             "mems": str(seen.observed.mems) if seen.observed.mems else None,
             "state": found.state(seen),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.daemon.observe import World
 from incus_numa.daemon.seen import Seen
 from incus_numa.model.instance import InstanceKey
@@ -76,9 +77,14 @@ class Survey:
             return self.measured.snapshot.observed[seen.instance.key].memory
         return seen.observed.memory
 
+    def nodes_of(self, seen: Seen) -> NodeSet:
+        """The nodes that an instance has by the server's record, or where that says nothing by its CPUs; else none."""
+        observed = seen.observed
+        return observed.given or observed.home or self.machine.nodes_of(observed.cpus or CpuSet())
+
     def locality(self, seen: Seen) -> float | None:
         """The part of an instance's memory that is on its own nodes; None when either is unknown or it has none."""
-        memory, nodes = self.memory_by_node(seen), seen.observed.home
+        memory, nodes = self.memory_by_node(seen), seen.observed.home or self.nodes_of(seen)
         total = sum((memory or {}).values())
         if not memory or not nodes or not total:
             return None
@@ -102,8 +108,9 @@ def make_survey(
 ) -> Survey:
     """A survey of what was last seen, with the answer to this snapshot."""
     seen = {one.instance.key: one for one in world.all_seen()}
+    refused = [one.key for one in plan.rejections]
     return Survey(
-        steps={one.key: world.diff(one, seen[one.key]) for one in plan.placements if one.key in seen},
+        steps={one.key: world.diff(one, seen[one.key], refused) for one in plan.placements if one.key in seen},
         machine=snapshot.machine,
         seen=tuple(seen[key] for key in sorted(seen)),
         measured=measured,

@@ -8,6 +8,7 @@ Formats: proc(5), `/proc/PID/numa_maps`; policies are written by mpol_to_str() i
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ PERIOD_S = 60.0
 
 PART = 0.01
 """... and less often where reading it would take more than this part of the time."""
+
+AT_ONCE = 4
+"""The memory of so many processes is read at a time by whoever reads that of all, in as many threads."""
 
 _BIND = re.compile(rb"^[0-9a-f]+ bind(?:=[a-z|]+)?:([0-9,-]+)(?: |$)", re.MULTILINE)
 """A mapping that is bound, perhaps with flags: `7f2a40000000 bind=static|balancing:0-1 file=/memfd:...`."""
@@ -40,19 +44,24 @@ class VmMemory:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Seen:
-    """Memory as read last, and when it is to be read again. `started` tells the process."""
+    """Memory as read last, when that began, and when it is to be read again. `started` tells the process."""
 
     started: int
+    began_s: float
     due_s: float
     memory: VmMemory
 
 
 class GuestMemory:
-    """Reads `numa_maps`, seldom, and remembers it."""
+    """Reads `numa_maps`, seldom, and remembers it. May be called from several threads at once.
+
+    What has to be read takes long, so whoever has others waiting reads it in a thread.
+    """
 
     def __init__(self, procfs: str) -> None:
         self._procfs = procfs
         self._seen: dict[int, _Seen] = {}
+        self._lock = threading.Lock()
 
     def read(self, pid: int, started: int, *, fresh: bool = False) -> VmMemory:
         """Memory of a process by id and start; up to PERIOD_S old, or older where it is large, unless `fresh`."""
@@ -61,11 +70,19 @@ class GuestMemory:
         if seen is not None and seen.started == started and began < seen.due_s and not fresh:
             return seen.memory
         memory = parse_memory(self._read_maps(pid))
-        took = time.monotonic() - began
-        # Processes that nobody asks for any more are long overdue.
-        self._seen = {one: kept for one, kept in tuple(self._seen.items()) if began < kept.due_s + PERIOD_S}
-        self._seen[pid] = _Seen(started=started, due_s=began + max(PERIOD_S, took / PART), memory=memory)
+        due_s = began + max(PERIOD_S, (time.monotonic() - began) / PART)
+        self._keep(pid, _Seen(started=started, began_s=began, due_s=due_s, memory=memory))
         return memory
+
+    def _keep(self, pid: int, found: _Seen) -> None:
+        """Remember it, unless somebody who began later was done first."""
+        with self._lock:
+            before = self._seen.get(pid)
+            if before is not None and before.began_s > found.began_s:
+                return
+            # Processes that nobody asks for any more are long overdue.
+            kept = {one: known for one, known in self._seen.items() if found.began_s < known.due_s + PERIOD_S}
+            self._seen = kept | {pid: found}
 
     def _read_maps(self, pid: int) -> bytes:
         try:

@@ -30,7 +30,8 @@ _CHUNK = 1 << 16
 class Sampler:
     """Reads containers' cgroups, virtual machines' processes below `procfs`, and nodes below `sysfs`.
 
-    One sample is a call for each instance, and then one for the nodes. Not thread-safe.
+    One sample is a call for each instance, and then one for the nodes. Not thread-safe, but that processes may be
+    sampled in threads, each in one: where a guest's memory is due to be read that takes long (see `guest_memory`).
     """
 
     def __init__(

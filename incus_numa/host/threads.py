@@ -29,6 +29,9 @@ _PROC = Path("/proc")
 _KTHREAD = 0x00200000
 """Flag of kernel threads (PF_KTHREAD), field 9 of `stat`. Anybody can have the name of one."""
 
+_FIXED = 0x04000000
+"""Flag of threads whose CPUs nobody may set (PF_NO_SETAFFINITY), such as io_uring's workers before Linux 6.3."""
+
 _VHOST = re.compile(rb"vhost-([0-9]{1,10})")
 _CHUNK = 1 << 16
 _LIST = b"\nCpus_allowed_list:"
@@ -47,12 +50,16 @@ class Stat(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Thread:
-    """One thread: its name, how long it has run a guest, the CPUs that it may run on, and its folder in `/proc`."""
+    """One thread: its name, how long it has run a guest, the CPUs that it may run on, and its folder in `/proc`.
+
+    `is_fixed` says that the kernel lets nobody set its CPUs.
+    """
 
     name: str
     guest_ticks: int
     cpus: CpuSet
     folder: str
+    is_fixed: bool = False
 
 
 class Affinity(Protocol):
@@ -75,7 +82,7 @@ class FileAffinity:
 
     def set_cpus(self, tid: int, thread: Thread, cpus: CpuSet) -> None:
         """Write what a kernel would show then. Raises OSError."""
-        if not cpus:
+        if not cpus or thread.is_fixed:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         status = Path(thread.folder, "status")
         fresh = status.with_name("status.new")
@@ -152,7 +159,8 @@ def read_thread(folder: str) -> Thread | None:
         cpus = parse_allowed(status)
     except ValueError as error:
         raise ReportError(f"{folder}/status: {error}") from error
-    return Thread(name=stat.name, guest_ticks=stat.guest_ticks, cpus=cpus, folder=folder)
+    is_fixed = bool(stat.flags & _FIXED)
+    return Thread(name=stat.name, guest_ticks=stat.guest_ticks, cpus=cpus, folder=folder, is_fixed=is_fixed)
 
 
 def parse_stat(text: bytes) -> Stat | None:

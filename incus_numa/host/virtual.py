@@ -7,7 +7,7 @@ their CPUs one by one, and what we decided for it is kept in a file that is abou
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from incus_numa.cpuset import CpuSet
@@ -36,7 +36,7 @@ class Process:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VmState:
-    """Threads of a virtual machine by id, with the CPUs that each may run on.
+    """Threads of a virtual machine by id, with the online CPUs that each may run on; none whose CPUs nobody may set.
 
     `vcpus` is empty when none were identified; `evidence` says in a word for people what told them, empty then, too.
     """
@@ -147,6 +147,8 @@ class VirtualMachines:
         own = threads.read_threads(f"{self._procfs}/{process.pid}")
         if not own:
             raise GoneError(f"process {process.pid} has ended")
+        # They say nothing about where others are or belong, and none of them runs a guest.
+        own = {tid: one for tid, one in own.items() if not one.is_fixed}
         known = self._known.get(process, Found())
         ran = sum(1 for one in own.values() if one.guest_ticks)
         is_told = ran and (expected is None or ran >= expected)
@@ -156,7 +158,16 @@ class VirtualMachines:
             found = vcpus.identify(own, process.pid, expected, told=told, known=known)
         if found != known:
             self._keep(process, found)
-        return found, {**own, **self._vhost.read(process.pid)}
+        return found, self._online_part({**own, **self._vhost.read(process.pid)})
+
+    def _online_part(self, seen: Mapping[int, Thread]) -> dict[int, Thread]:
+        """The threads with those of their CPUs that are online. Raises ReportError.
+
+        A mask keeps CPUs that go offline. Where it has no other, the kernel forgets it when the thread is next woken
+        up, which may run on all CPUs of its cpuset from then on (select_fallback_rq() in kernel/sched/core.c).
+        """
+        online = self._read_online()
+        return {tid: replace(one, cpus=one.cpus & online or online) for tid, one in seen.items()}
 
     def _keep(self, process: Process, found: Found) -> None:
         """Remember it, and forget processes that have ended whenever twice as many are known as did not then."""

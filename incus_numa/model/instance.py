@@ -79,10 +79,11 @@ class Demand:
 class Instance:
     """One running instance. Unmanaged ones are never touched and only count as load.
 
-    `problem` says why a managed instance cannot be placed because of its own keys: (key, what is wrong with it).
+    `problems` say why a managed instance cannot be placed because of its own keys: (key, what is wrong with it).
     Members of a `group` belong near each other; instances in a group that another one names in `avoid` belong apart
     from it. `device_nodes` are the nodes that its `devices` draw it to, none if these
-    are to be ignored. `memory_stays` where it is when the instance is moved.
+    are to be ignored. `bound_nodes` are those that its memory is bound to and draws it to, which no policy insists on.
+    `memory_stays` where it is when the instance is moved.
     """
 
     key: InstanceKey
@@ -94,7 +95,13 @@ class Instance:
     group: str | None = None
     avoid: tuple[str, ...] = ()
     device_nodes: NodeSet = field(default_factory=NodeSet)
+    bound_nodes: NodeSet = field(default_factory=NodeSet)
     movable: bool = True
-    problem: tuple[str, str] | None = None
+    problems: tuple[tuple[str, str], ...] = ()
     memory_stays: bool = False
     devices: tuple[Device, ...] = ()
+
+    @property
+    def problem(self) -> str | None:
+        """All problems with its keys in one sentence, None without any."""
+        return "; ".join(f"{key}: {what}" for key, what in self.problems) or None

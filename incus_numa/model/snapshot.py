@@ -23,8 +23,9 @@ class Decided:
 class Observed:
     """What an instance has now.
 
-    `nodes` is what the server's configuration says (`volatile.cpu.nodes`), `cpus` and `mems` what its cgroup says;
-    None when there is no value. An empty `mems` means that memory is not bound. Without `decided`, nodes and CPUs
+    `nodes` is what the server's configuration says (`volatile.cpu.nodes`), `followed` whether the server keeps it
+    there; a record that it does not follow may be of long ago. `cpus` and `mems` are what its cgroup says; None when
+    there is no value. An empty `mems` means that memory is not bound. Without `decided`, nodes and CPUs
     are the server's own choice, which is kept only where it is not worse than ours. `memory` is its anonymous memory by
     node in bytes, None when it was not read.
 
@@ -42,11 +43,17 @@ class Observed:
     around: CpuSet | None = None
     bound: NodeSet | None = None
     even: bool = True
+    followed: bool = True
+
+    @property
+    def given(self) -> NodeSet | None:
+        """The nodes in the server's configuration where they mean something: it follows them, or we decided them."""
+        return self.nodes if self.followed or self.decided is not None else None
 
     @property
     def home(self) -> NodeSet | None:
-        """The nodes that it belongs on: those that we decided, else those that the server's configuration says."""
-        return self.decided.nodes if self.decided is not None else self.nodes
+        """The nodes that it belongs on: those that we decided, else those that the server chose or was told."""
+        return self.decided.nodes if self.decided is not None else self.given
 
 
 NOTHING = Observed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from incus_numa.cpuset import CpuSet, NodeSet
@@ -101,7 +102,7 @@ class Desk:
         elif decided is not None:
             nodes, cpus = decided.nodes, decided.cpus or observed.cpus
         else:
-            nodes, cpus = observed.nodes, observed.cpus
+            nodes, cpus = observed.given, observed.cpus
             if not nodes and cpus:
                 nodes = self.machine.nodes_of(cpus)
         mask = nodes.mask & self.ledger.nodes.mask if nodes is not None else 0
@@ -182,6 +183,13 @@ class Standing:
         """Count an instance no longer; nothing happens if it was not counted."""
         self._ledger.release(key)
         self._ties.drop(key)
+
+    def usable_by(self, key: InstanceKey, refused: Iterable[InstanceKey] = ()) -> CpuSet:
+        """The CPUs that are neither isolated nor reserved nor exclusive to others; nothing is to those `refused`."""
+        mask, entries = self._ledger.usable_mask, self._ledger.entries
+        for entry in (entries[one] for one in (key, *refused) if one in entries):
+            mask |= entry.cpus if entry.exclusive else 0
+        return CpuSet.from_mask(mask & self._empty.usable_mask)
 
     def open_desk(self, snapshot: Snapshot) -> Desk:
         """A desk for some of the instances that are counted; what is decided at it does not change what is counted."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from incus_numa import quantities
+from incus_numa import jsontext, quantities
 from incus_numa.cpuset import MAX_ID, CpuSet, NodeSet
 from incus_numa.errors import ConfigError
 from incus_numa.model.instance import (
@@ -29,6 +29,7 @@ from incus_numa.model.plan import Plan, Proof
 from incus_numa.model.rebalance import Decision
 from incus_numa.model.snapshot import Decided, Observed, Snapshot
 
+Name = Annotated[str, msgspec.Meta(min_length=1)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=quantities.MAX_BYTES)]
 NodeId = Annotated[int, msgspec.Meta(ge=0, lt=MAX_ID)]
@@ -38,8 +39,8 @@ CORES = {"any": None} | {kind.value: kind for kind in CoreKind}
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    name: Annotated[str, msgspec.Meta(min_length=1)]
-    project: str = "default"
+    name: Name
+    project: Name = "default"
     type: InstanceType = InstanceType.CONTAINER
     managed: bool = True
     vcpus: Positive | None = None
@@ -65,9 +66,12 @@ def parse_snapshot(text: bytes, machine: Machine, memory: MemoryMode) -> Snapsho
 
     Raises ConfigError with every problem at once.
     """
+    fault = jsontext.find_fault(text)
+    if fault is not None:
+        raise ConfigError((f"instances: {fault}",))
     try:
         raws = msgspec.json.decode(text, type=list[msgspec.Raw])
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+    except msgspec.MsgspecError as error:
         raise ConfigError((f"instances: expected a JSON list of instances: {error}",)) from error
     problems: list[str] = []
     named: set[InstanceKey] = set()
@@ -83,7 +87,7 @@ def parse_snapshot(text: bytes, machine: Machine, memory: MemoryMode) -> Snapsho
             continue
         mistakes = _check_entry(entry, machine)
         if key in named:
-            mistakes = ["is there twice; names must be unique in a project"]
+            mistakes.insert(0, "is there twice; names must be unique in a project")
         named.add(key)
         if mistakes:
             problems += [f"instances[{index}] ({key}): {mistake}" for mistake in mistakes]
@@ -179,7 +183,9 @@ def _whose(raw: msgspec.Raw) -> str:
         project = msgspec.json.decode(keys.get("project", b""), type=str)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         project = "default"
-    return f" ({InstanceKey(project, name)})" if name else ""
+    if not name or not project:
+        return f" ({project!r}/{name!r})"
+    return f" ({InstanceKey(project, name)})"
 
 
 def _check_entry(entry: _Entry, machine: Machine) -> list[str]:

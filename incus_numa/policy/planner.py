@@ -139,7 +139,9 @@ def _own(desk: Desk, owners: Iterable[Instance], staying: Set[InstanceKey]) -> A
             answers[owner.key] = found
             continue
         candidate, cpu_set = found
-        reason = f"{reasons.why(desk, desk.need(owner), candidate.nodes, reasons.BEST)}; its CPUs are exclusive"
+        need = desk.need(owner)
+        reason = f"{reasons.why(desk, need, candidate.nodes, reasons.BEST)}; its CPUs are exclusive"
+        reason += reasons.outweighed(desk, owner, need, candidate.nodes)
         desk.commit(owner, candidate.nodes, cpu_set)
         answers[owner.key] = desk.placement(owner, candidate.nodes, cpu_set, reason)
     return answers
@@ -256,6 +258,7 @@ def _settle(desk: Desk, choice: Choice) -> Placement:
         reason = "policy none: all usable CPUs of the machine"
     else:
         reason = reasons.why(desk, need, nodes, choice.why) + reasons.proved(choice.found, nodes)
+        reason += reasons.outweighed(desk, instance, need, nodes)
     desk.ledger.give_cpus(instance.key, cpu_set.mask)
     found = choice.found
     proof = Proof(cost=found.cost, bound=found.bound, least_width=found.least_width) if nodes == found.nodes else None
@@ -263,7 +266,7 @@ def _settle(desk: Desk, choice: Choice) -> Placement:
 
 
 def _prefer_what_it_has(desk: Desk, need: Need, found: Candidate, observed: Observed) -> tuple[NodeSet, str]:
-    has = observed.nodes
+    has = observed.given
     if has and has != found.nodes and len(has) == len(found.nodes) and has <= desk.ledger.nodes:
         same = candidates.cost(desk.ledger, need, has, desk.settings) <= found.cost
         if same and candidates.fits(desk.ledger, need, has):

@@ -158,7 +158,7 @@ class _Ground:
             here = cpus & self.online if cpus else None
             if here:
                 return here
-        nodes = (decided and decided.nodes) or observed.nodes or ()
+        nodes = observed.home or ()
         here = CpuSet.from_mask(sum(self._usable[node].mask for node in nodes if node in self._usable))
         return here or self._all
 

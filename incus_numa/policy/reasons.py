@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from incus_numa.cpuset import NodeSet
-from incus_numa.policy import scoring
+from incus_numa.model.instance import Instance
+from incus_numa.policy import candidates, scoring
 from incus_numa.policy.candidates import Candidate
 from incus_numa.policy.desk import Desk
 from incus_numa.policy.field import Need
@@ -42,9 +43,36 @@ def proved(found: Candidate, nodes: NodeSet) -> str:
     return text
 
 
+def outweighed(desk: Desk, instance: Instance, need: Need, nodes: NodeSet) -> str:
+    """Why these nodes and not those that its memory is bound to, as the end of a sentence; nothing where they agree."""
+    bound, ledger = instance.bound_nodes & desk.ledger.nodes, desk.ledger
+    if not bound or bound & nodes:
+        return ""
+    entry = ledger.release(instance.key)
+    has, does = ("has", "does") if len(bound) == 1 else ("have", "do")
+    if not ledger.cpus_of(bound):
+        why = f"which {has} no usable CPUs"
+    elif not candidates.fits(ledger, need, bound):
+        why = "which cannot hold it"
+    elif len(bound) > len(nodes):
+        why = "which are more than it needs"
+    elif instance.device_nodes & nodes and not instance.device_nodes & bound:
+        why = f"which {does} not have its devices"
+    else:
+        there, here = (candidates.cost(ledger, need, one, desk.settings) for one in (bound, nodes))
+        why = f"which would cost {there:.4g}, {_named(nodes)} {'costs' if len(nodes) == 1 else 'cost'} {here:.4g}"
+    if entry is not None:
+        ledger.commit(instance.key, entry)
+    return f"; the server bound its memory to {_named(bound)}, {why}"
+
+
 def kept(nodes: NodeSet) -> str:
     """Why nothing changes."""
     return f"kept: node{'s' if len(nodes) > 1 else ''} {nodes} still hold{'' if len(nodes) > 1 else 's'} it"
+
+
+def _named(nodes: NodeSet) -> str:
+    return f"node{_s(len(nodes))} {nodes}"
 
 
 def _s(count: int) -> str:

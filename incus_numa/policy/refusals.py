@@ -13,8 +13,7 @@ from incus_numa.quantities import render_bytes
 def refuse(desk: Desk, instance: Instance) -> Rejection | None:
     """What keeps an instance from being placed at all, None when nothing does."""
     if instance.problem is not None:
-        key, what = instance.problem
-        return Rejection(key=instance.key, reason=Reason.BAD_KEY, detail=f"{key}: {what}")
+        return Rejection(key=instance.key, reason=Reason.BAD_KEY, detail=instance.problem)
     pinned = instance.demand.pinned_cpus
     impossible = _not_exclusive(instance) if instance.demand.exclusive else None
     if impossible is not None:

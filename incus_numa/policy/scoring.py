@@ -10,7 +10,7 @@ D(S)  the mean distance over ordered pairs of different nodes in S, divided by t
       one node. A pair of unknown distance counts as remote as the machine's farthest known pair, and as local when
       nothing is known. Asymmetric distances are taken as given, both directions counted.
 T(S)  the mean over the nodes in S of what ties the instance to or drives it from each node (see ties): its devices,
-      the members of its group, and those that it avoids.
+      its bound memory, the members of its group, and those that it avoids.
 
 With the default weights (1 and 0.1) nodes at distance 32 instead of 12 are accepted when that lowers the highest load
 by more than 0.2, or by more than 0.02 where the nodes are fuller than F.

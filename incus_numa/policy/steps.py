@@ -43,16 +43,18 @@ def diff_one(placement: Placement, observed: Observed, memory_nodes: NodeSet) ->
     return tuple(steps)
 
 
-def diff_vm(placement: Placement, observed: Observed, machine: Machine, *, migrates: bool) -> tuple[Step, ...]:
+def diff_vm(
+    placement: Placement, observed: Observed, machine: Machine, *, usable: CpuSet, migrates: bool
+) -> tuple[Step, ...]:
     """Steps for the placement of a virtual machine. Where its threads were not found only the record is written.
 
-    Its memory stays where it is, unless it `migrates`.
+    Threads that are no vCPUs go to `usable` CPUs of its nodes. Its memory stays where it is, unless it `migrates`.
     """
     key = placement.key
     steps: list[Step] = []
     if observed.nodes != placement.nodes:
         steps.append(PatchNodes(key=key, nodes=placement.nodes, before=observed.nodes))
-    around = cpus_around(placement, machine)
+    around = cpus_around(placement, machine, usable)
     # vCPUs that were not told from other threads are among those.
     has = (placement.cpus if observed.cpus is None else observed.cpus, observed.around)
     if observed.around is not None and (has != (placement.cpus, around) or not observed.even):
@@ -66,9 +68,12 @@ def diff_vm(placement: Placement, observed: Observed, machine: Machine, *, migra
     return tuple(steps)
 
 
-def cpus_around(placement: Placement, machine: Machine) -> CpuSet:
-    """Where the threads of a virtual machine belong that are no vCPUs: all CPUs of its nodes that are not isolated."""
-    return machine.cpus_of(placement.nodes) - machine.isolated or placement.cpus
+def cpus_around(placement: Placement, machine: Machine, usable: CpuSet) -> CpuSet:
+    """Where the threads of a virtual machine belong that are no vCPUs: all `usable` CPUs of its nodes.
+
+    Where its nodes have none, these threads are beside the vCPUs.
+    """
+    return machine.cpus_of(placement.nodes) & usable or placement.cpus
 
 
 def at_once(steps: Sequence[Step]) -> tuple[Step, ...]:

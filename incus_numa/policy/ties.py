@@ -1,8 +1,9 @@
-"""What ties an instance to nodes or drives it away from them: its devices, its group, and those that it avoids.
+"""What ties an instance to nodes or drives it away from them: devices, memory, its group, and those that it avoids.
 
 All of it is what each node adds to the cost of a set that has it (see scoring):
 
 device_weight * the mean distance to the nodes of its devices;
+device_weight * the mean distance to the nodes that its memory is bound to, of a virtual machine that is new;
 group_weight  * the mean distance to the members of its group that have a place, every member counting the same,
               but for members that it is to be kept apart from, as replicas are: these do not pull;
 avoid_weight  where an instance runs that one of the two wants to avoid.
@@ -55,7 +56,7 @@ class Ties:
 
     def is_tied(self, instance: Instance) -> bool:
         """Whether anything ties the instance to nodes or drives it away: it is not exchangeable with others then."""
-        return bool(instance.device_nodes or instance.group is not None or instance.avoid)
+        return bool(instance.device_nodes or instance.bound_nodes or instance.group is not None or instance.avoid)
 
     def pull(self, instance: Instance, ledger: Ledger, settings: PlacementSettings) -> Mapping[int, float]:
         """What each node adds to the cost; empty where no node adds anything. Counts those that are in the ledger."""
@@ -63,9 +64,10 @@ class Ties:
             return {}
         far = ledger.machine.remoteness
         added = dict.fromkeys(ledger.nodes, 0.0)
-        devices = list(instance.device_nodes & ledger.nodes)
-        if devices:
-            _add_distance(added, far, devices, settings.device_weight)
+        for drawn in (instance.device_nodes, instance.bound_nodes):
+            targets = list(drawn & ledger.nodes)
+            if targets:
+                _add_distance(added, far, targets, settings.device_weight)
         avoided = self._avoided(instance)
         mates = [mask for mask in self._masks(self._mates(instance) - avoided, instance.key, ledger) if mask]
         for mask in mates:

@@ -28,6 +28,7 @@ RESOURCES_REQUEST = "GET /1.0/resources"
 # A frozen instance keeps its processes, its memory and its cgroup; "Ready" is a running instance whose guest said so.
 _RUNNING = frozenset({"Running", "Ready", "Frozen"})
 _SOURCE = re.compile(r"/1\.0/(?:instances|containers|virtual-machines)/([^/]+)")
+_PROJECT_SOURCE = re.compile(r"/1\.0/projects/([^/]+)")
 
 
 class _Envelope(msgspec.Struct):
@@ -179,7 +180,7 @@ def decode_projects(body: bytes) -> tuple[Project, ...]:
 
 
 def decode_event(text: bytes | str) -> Event | None:
-    """A lifecycle event; None for any other message. Events that are not about an instance have no key."""
+    """A lifecycle event; None for any other message. It has a key only if it is about an instance."""
     try:
         event = _EVENT.decode(text)
         if event.type != "lifecycle":
@@ -191,6 +192,7 @@ def decode_event(text: bytes | str) -> Event | None:
         action=lifecycle.action,
         key=_event_key(lifecycle.source, lifecycle.project or event.project),
         location=_member(event.location),
+        project=_event_project(lifecycle.source),
     )
 
 
@@ -205,6 +207,12 @@ def _event_key(source: str, project: str) -> InstanceKey | None:
         return None
     named = parse_qs(parts.query).get("project", ["default"])[0]
     return InstanceKey(project or named, unquote(match[1]))
+
+
+def _event_project(source: str) -> str | None:
+    """The project that an event is about as such, not the one that an instance is in."""
+    match = _PROJECT_SOURCE.match(source.partition("?")[0])
+    return None if match is None else unquote(match[1])
 
 
 def _instance(raw: _Instance, etag: str | None) -> ServerInstance:

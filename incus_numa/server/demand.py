@@ -34,9 +34,9 @@ BALANCED_EXTENSION = "numa_cpu_balanced"
 """The API extension that brings `balanced` with its record."""
 AUTO, IGNORE = "auto", "ignore"
 
-_OWN_PREFIX = "user.numa."
+OWN_PREFIX = "user.numa."
 _OWN_KEYS = tuple(
-    _OWN_PREFIX + name for name in ("policy", "memory", "group", "avoid", "movable", "cores", "exclusive", "devices")
+    OWN_PREFIX + name for name in ("policy", "memory", "group", "avoid", "movable", "cores", "exclusive", "devices")
 )
 _HUGEPAGES = {
     "limits.hugepages.64KB": 64 << 10,
@@ -101,6 +101,11 @@ def has_opted_in(instance: ServerInstance) -> bool:
     return instance.config.get(OPT_IN_NODES, "").strip() == BALANCED
 
 
+def asks_for_place(instance: ServerInstance) -> bool:
+    """Whether it is managed by a key that says so; one with a bad value is managed, too, but never placed."""
+    return has_opted_in(instance) or instance.config.get(LIMIT_NODES, "").strip() == BALANCED
+
+
 def nodes_from(instance: ServerInstance) -> NodeSet | None:
     """The nodes that the server follows, by its configuration; None when that names none or cannot be read.
 
@@ -113,6 +118,14 @@ def nodes_from(instance: ServerInstance) -> NodeSet | None:
         return None
 
 
+def follows_nodes(instance: ServerInstance) -> bool:
+    """Whether the server keeps the instance on `nodes_from`: a record counts only beside `limits.cpu.nodes=balanced`.
+
+    Once that is unset the record stays as it is, whatever happens to the CPUs.
+    """
+    return bool(instance.config.get(LIMIT_NODES, "").strip())
+
+
 def _named_nodes(instance: ServerInstance) -> str:
     """The list in `limits.cpu.nodes`; empty where there is none."""
     named = instance.config.get(LIMIT_NODES, "").strip()
@@ -122,12 +135,28 @@ def _named_nodes(instance: ServerInstance) -> str:
 def instance_from(
     raw: ServerInstance, machine: Machine, settings: PlacementSettings, found: Found = NOTHING_FOUND
 ) -> Instance:
-    """The instance as the planner sees it. Never raises: the first bad key of a managed one is its `problem`.
+    """The instance as the planner sees it. Never raises: the bad keys of a managed one are its `problems`.
 
     An unmanaged instance only counts as load, so a bad key of its own counts as unset. A value of the opt-in keys
     that means nothing makes the instance managed with a problem: it is left alone, and the typing error is told.
     `found` is what there is of its devices on the host (see `server.devices`).
     """
+    instance, problems = _read(raw, machine, settings, found)
+    return replace(instance, problems=problems) if instance.managed and problems else instance
+
+
+def list_bad_own_keys(
+    raw: ServerInstance, machine: Machine, settings: PlacementSettings
+) -> tuple[tuple[str, str], ...]:
+    """Bad keys `user.numa.*` of an instance, managed or not, and what is wrong with each."""
+    _, problems = _read(raw, machine, settings, NOTHING_FOUND)
+    return tuple(one for one in problems if one[0].startswith(OWN_PREFIX))
+
+
+def _read(
+    raw: ServerInstance, machine: Machine, settings: PlacementSettings, found: Found
+) -> tuple[Instance, tuple[tuple[str, str], ...]]:
+    """The instance and the problems with its keys, managed or not."""
     keys = _Keys(raw.config)
     limited = keys.read(LIMIT_NODES, _parse_limit_nodes, default=False)
     opted_in = keys.read(OPT_IN_NODES, _parse_opt_in, default=False)
@@ -135,25 +164,28 @@ def instance_from(
     demand = _demand(keys, raw, machine)
     keys.read(VOLATILE_NODES, parse_nodes, default=NodeSet())
     for key in sorted(raw.config):
-        if key.startswith(_OWN_PREFIX) and key not in _OWN_KEYS:
+        if key.startswith(OWN_PREFIX) and key not in _OWN_KEYS:
             keys.problems.append((key, f"unknown key, expected one of {', '.join(_OWN_KEYS)}"))
     group: str | None = None
     own_devices = _devices(keys, raw, machine, settings, found)
-    return Instance(
+    policy = keys.read(OWN_PREFIX + "policy", _choice(Policy), default=Policy.BALANCED)
+    memory = keys.read(OWN_PREFIX + "memory", _choice(MemoryMode), default=MemoryMode(settings.memory))
+    stays = settings.vm_memory == "keep" or memory is MemoryMode.NONE
+    instance = Instance(
         key=raw.key,
         type=raw.type,
         managed=managed,
         demand=demand,
-        policy=keys.read(_OWN_PREFIX + "policy", _choice(Policy), default=Policy.BALANCED),
-        memory=keys.read(_OWN_PREFIX + "memory", _choice(MemoryMode), default=MemoryMode(settings.memory)),
-        group=keys.read(_OWN_PREFIX + "group", _parse_group, default=group),
-        avoid=keys.read(_OWN_PREFIX + "avoid", _parse_groups, default=()),
+        policy=policy,
+        memory=memory,
+        group=keys.read(OWN_PREFIX + "group", _parse_group, default=group),
+        avoid=keys.read(OWN_PREFIX + "avoid", _parse_groups, default=()),
         device_nodes=devices.nodes_of(own_devices),
-        movable=keys.read(_OWN_PREFIX + "movable", _parse_boolean, default=True),
-        problem=keys.problems[0] if managed and keys.problems else None,
-        memory_stays=raw.type is InstanceType.VIRTUAL_MACHINE and settings.vm_memory == "keep",
+        movable=keys.read(OWN_PREFIX + "movable", _parse_boolean, default=True),
+        memory_stays=raw.type is InstanceType.VIRTUAL_MACHINE and stays,
         devices=own_devices,
     )
+    return instance, tuple(keys.problems)
 
 
 def parse_nodes(text: str) -> NodeSet:
@@ -227,8 +259,8 @@ def _demand(keys: _Keys, raw: ServerInstance, machine: Machine) -> Demand:
         memory_is_usage=memory is None and raw.memory_usage is not None,
         pinned_cpus=pinned,
         hugepages={} if virtual else _read_hugepages(keys),
-        cores=keys.read(_OWN_PREFIX + "cores", _parse_cores, default=None),
-        exclusive=keys.read(_OWN_PREFIX + "exclusive", _parse_boolean, default=False),
+        cores=keys.read(OWN_PREFIX + "cores", _parse_cores, default=None),
+        exclusive=keys.read(OWN_PREFIX + "exclusive", _parse_boolean, default=False),
     )
     if virtual and keys.read("limits.memory.hugepages", _parse_boolean, default=False):
         return _in_hugepages(demand, machine)
@@ -238,7 +270,7 @@ def _demand(keys: _Keys, raw: ServerInstance, machine: Machine) -> Demand:
 def _devices(
     keys: _Keys, raw: ServerInstance, machine: Machine, settings: PlacementSettings, found: Found
 ) -> tuple[Device, ...]:
-    key = _OWN_PREFIX + "devices"
+    key = OWN_PREFIX + "devices"
     count = keys.read(key, _parse_devices, default=True)
     return devices.locate(raw, found, machine, settings) if count else devices.ignore(raw, f"{key}={IGNORE}")
 

@@ -71,11 +71,15 @@ class Project:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """A lifecycle event: `action` as the server calls it, such as `instance-started`."""
+    """A lifecycle event: `action` as the server calls it, such as `instance-started`.
+
+    `key` is the instance that it is about, `project` the project; None for an event about anything else.
+    """
 
     action: str
     key: InstanceKey | None
     location: str | None = None
+    project: str | None = None
 
 
 class Connected:

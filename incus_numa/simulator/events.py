@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from random import Random
-from urllib.parse import quote_plus
+from urllib.parse import quote, quote_plus
 
 import msgspec
 from aiohttp import web
@@ -70,6 +70,13 @@ class EventHub:
         if self._names:
             metadata["name"] = member
         self._send("default", self._render(metadata, "default", location))
+
+    def send_about_project(self, action: str, project: str) -> None:
+        """Send an event about a project."""
+        metadata: dict[str, object] = {"action": action, "source": f"/1.0/projects/{quote(project, safe='')}"}
+        if self._names:
+            metadata["name"] = project
+        self._send(project, self._render(metadata, project, None))
 
     async def serve(self, listener: Listener) -> None:
         """Write a listener's events until its connection ends."""

@@ -234,12 +234,19 @@ def discard(folder: Path) -> None:
 
 
 def render_stat(
-    pid: int, comm: str, *, started: int = 0, user_ticks: int = 0, system_ticks: int = 0, guest_ticks: int = 0
+    pid: int,
+    comm: str,
+    *,
+    started: int = 0,
+    user_ticks: int = 0,
+    system_ticks: int = 0,
+    guest_ticks: int = 0,
+    flags: int = 0,
 ) -> str:
     """`stat` of a process or of one of its threads."""
-    # Field 1 is the id, 2 the name, 3 the state; 14 and 15 are utime, which includes guest_time (43), and stime; 22 is
-    # when it started, in ticks since boot; 52 fields in all: proc(5).
+    # Field 1 is the id, 2 the name, 3 the state, 9 the kernel's flags; 14 and 15 are utime, which includes guest_time
+    # (43), and stime; 22 is when it started, in ticks since boot; 52 fields in all: proc(5).
     fields = [str(pid), f"({comm})", "S", "1", *["0"] * 48]
     fields[13], fields[14], fields[42] = str(user_ticks), str(system_ticks), str(guest_ticks)
-    fields[21] = str(started)
+    fields[8], fields[21] = str(flags), str(started)
     return " ".join(fields) + "\n"

@@ -180,8 +180,10 @@ class Simulator:
         self.incus.set_profile(name, config)
 
     def set_project(self, name: str, config: Mapping[str, str]) -> None:
-        """Create or edit a project."""
+        """Create or edit a project, which every listener is told."""
+        action = "project-updated" if name in self.incus.projects else "project-created"
         self.incus.projects[name] = dict(config)
+        self.incus.hub.send_about_project(action, name)
 
     def drop_listeners(self) -> None:
         """Cut every event connection."""

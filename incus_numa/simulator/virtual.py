@@ -27,6 +27,9 @@ COMM = "qemu-system-x86"
 BOOT_TICKS = 2
 """Guest time of a vCPU right after the start: too little to count for the process."""
 
+NO_SETAFFINITY = 0x04000000
+"""Flag of threads whose CPUs nobody may set (PF_NO_SETAFFINITY)."""
+
 CGROUP = "/system.slice/incus.service"
 MEMORY = "/memfd:memory-backend-memfd\\040(deleted)"
 
@@ -113,6 +116,7 @@ class VirtualMachine:
         self._evidence = evidence
         self._started = next(_starts)
         self._guest_s: dict[int, float] = {}
+        self._fixed: set[int] = set()
         self._used_s = 0.0
         put(self.folder / "cgroup", f"0::{CGROUP}\n")
         put(self.folder / "stat", groups.render_stat(pid, COMM, started=self._started))
@@ -149,10 +153,16 @@ class VirtualMachine:
         for tid in self._guest_s if cpus is not None else ():
             self._write_status(tid, self._name(tid), cpus or self._possible)
 
-    def add_worker(self, first_id: int) -> int:
-        """A vCPU makes a thread for reading and writing, which runs where it does: its id."""
+    def add_worker(self, first_id: int, name: str = "worker", *, is_fixed: bool = False) -> int:
+        """A vCPU makes a thread for reading and writing, which runs where it does: its id.
+
+        One that `is_fixed` is a worker of the kernel that runs anywhere, and whose CPUs nobody may set.
+        """
         self.last_id = max(self.last_id, first_id - 1)
-        return self._add("worker", cpus=self._read(min(self._guest_s)))
+        if not is_fixed:
+            return self._add(name, cpus=self._read(min(self._guest_s)))
+        self._fixed.add(self.last_id + 1)
+        return self._add(name)
 
     def threads(self) -> VmThreads:
         """All threads as their files say."""
@@ -249,7 +259,8 @@ class VirtualMachine:
     def _render_stat(self, tid: int, name: str) -> str:
         guest_s = self._guest_s.get(tid, 0.0) if self._evidence is VmEvidence.GUEST_TIME else 0.0
         ticks = round(guest_s * USER_HZ)
-        return groups.render_stat(tid, name, started=self._started, user_ticks=ticks, guest_ticks=ticks)
+        flags = NO_SETAFFINITY if tid in self._fixed else 0
+        return groups.render_stat(tid, name, started=self._started, user_ticks=ticks, guest_ticks=ticks, flags=flags)
 
     def _render_status(self, tid: int, name: str, cpus: CpuSet) -> str:
         mask = trees.render_mask(cpus, max(self._possible, default=0) + 1)

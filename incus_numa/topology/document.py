@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from incus_numa import quantities
+from incus_numa import jsontext, quantities
 from incus_numa.cpuset import MAX_ID, CpuSet
 from incus_numa.errors import ConfigError
 from incus_numa.model.machine import LOCAL_DISTANCE, CoreKind, Cpu, Machine, Node
@@ -95,9 +95,12 @@ def parse_machine(text: str | bytes) -> Machine:
     are online. `core` and `l3` may be any number that the sharing CPUs have in common. Raises ConfigError
     with every problem found.
     """
+    fault = jsontext.find_fault(text)
+    if fault is not None:
+        raise ConfigError((f"machine document: {fault}",))
     try:
         outline = msgspec.json.decode(text, type=_Outline)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
+    except msgspec.MsgspecError as exc:
         raise ConfigError((f"machine document: {exc}",)) from exc
     problems: list[str] = []
     nodes = _decode_nodes(outline.nodes, problems)

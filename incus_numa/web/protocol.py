@@ -54,6 +54,13 @@ class Gauges:
     connected: bool = False
 
 
+class Exposition(Protocol):
+    """The metrics, as text."""
+
+    def render(self, gauges: Gauges, max_instances: int, *, openmetrics: bool) -> tuple[bytes, str]:
+        """Everything as text, and its content type; at most so many instances have metrics of their own."""
+
+
 class Host(Protocol):
     """The running service, as the API sees it. Nothing but `set_policy`, `reset_policy` and `rebalance` changes it."""
 
@@ -66,7 +73,8 @@ class Host(Protocol):
 
     async def nodes(self) -> list[Document]:
         """One per node: `node, cpus, load, memory_bytes, free_bytes, measured_load`, as `list` has them; and
-        `cpu_busy` (CPU id to the busy part of the last sample), `instances` (`project/name` of those on it)."""
+        `cpu_busy` (CPU id to its busy part since it was asked for before, 0 to 1, empty where that is unknown),
+        `instances` (`project` and `name` of those on it)."""
 
     async def instances(self, project: str | None = None) -> list[Document]:
         """One per running instance, as `list --format json` has them."""
@@ -81,6 +89,10 @@ class Host(Protocol):
     async def moves(self, limit: int) -> list[Document]:
         """The journal, newest first."""
 
+    async def history(self) -> Document:
+        """Measured load over the last hour: `step_s`, `at` (seconds since 1970), `load` (node to a load or null for
+        each of these times)."""
+
     async def policy(self) -> Document:
         """`source` (`file` or `api`), `file`, `changes` (tables set by the API), `effective` (the tables placement,
         memory and rebalance with all keys), `meanings` (`table.key` to a sentence), `fixed` (keys not to be set)."""
@@ -88,11 +100,12 @@ class Host(Protocol):
     async def set_policy(self, tables: Mapping[str, Any]) -> Document:
         """Have these tables over those of the file from now on, and after a restart; then as `policy`.
 
-        Raises ConfigError with every problem; nothing has changed then.
+        They replace those that were set before. Raises ConfigError with every problem, and ReportError where they
+        cannot be kept; nothing has changed then.
         """
 
     async def reset_policy(self) -> Document:
-        """Go back to the file; then as `policy`. Raises ConfigError when the file is bad."""
+        """Go back to the file; then as `policy`. Raises ConfigError when the file is bad, and ReportError."""
 
     async def rebalance(self, *, dry_run: bool, max_moves: int | None = None, project: str | None = None) -> Document:
         """One pass by load now, from what was sampled last: `dry_run`, `moves`, `held`, `why`, `imbalance`, `expected`.

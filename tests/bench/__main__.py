@@ -9,8 +9,10 @@ import sys
 
 from tests.bench import (
     commands,
+    dashboard,
     hints,
     idle,
+    metrics,
     moving,
     planning,
     profiles,
@@ -43,6 +45,8 @@ PARTS = {
     "starts": starts.main,
     "profile": profiles.main,
     "sampling": sampling.main,
+    "metrics": metrics.main,
+    "dashboard": dashboard.main,
     "idle": idle.main,
 }
 

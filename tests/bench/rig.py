@@ -96,6 +96,7 @@ async def rig(folder: Path, *, options: dict[str, Any], daemon: str = "") -> Asy
     config = folder / "config.toml"
     hosts = "\n".join(f'{name} = "{paths[name]}"' for name in ("sysfs", "procfs", "cgroup"))
     daemon += f'\n[daemon]\nrun_dir = "{folder}"\n[rebalance]\njournal = "{folder}/moves.jsonl"\n'
+    daemon += f'[api]\nsocket = "{folder}/api.sock"\npolicy_file = "{folder}/policy.json"\n'
     config.write_text(f'[server]\nsocket = "{paths["socket_path"]}"\n[host]\n{hosts}\n{daemon}')
     log = (folder / "daemon.log").open("wb")
     process = _spawn(["incus_numa", "daemon", "--config", str(config), "--log-level", "warning"], stderr=log)

@@ -28,7 +28,7 @@ from incus_numa.model.instance import InstanceKey
 from incus_numa.model.machine import Machine
 from incus_numa.server import events
 from incus_numa.server.http_server import HttpServer
-from incus_numa.server.protocol import Connected, Event, ServerInstance
+from incus_numa.server.protocol import Connected, Event, ServerInfo, ServerInstance
 from incus_numa.settings import DaemonSettings, HostSettings, ServerSettings, Settings
 from incus_numa.simulator import trees
 from incus_numa.simulator.groups import group_name
@@ -55,6 +55,10 @@ async def _leave_alone(key: InstanceKey) -> None:
     """What happens to an instance between two calls of the daemon when a test has nothing in mind."""
 
 
+async def _answer() -> None:
+    """What happens before the server is asked who it is when a test has nothing in mind."""
+
+
 class MeddledServer(HttpServer):
     """The real adapter, with room for something to happen between two calls of the daemon."""
 
@@ -62,9 +66,14 @@ class MeddledServer(HttpServer):
         super().__init__(socket)
         self._path = socket
         self._heartbeat_s = heartbeat_s
+        self.before_info: Callable[[], Awaitable[None]] = _answer
         self.after_get: Meddling = _leave_alone
         self.before_patch: Meddling = _leave_alone
         self.after_patch: Meddling = _leave_alone
+
+    async def get_info(self) -> ServerInfo:
+        await self.before_info()
+        return await super().get_info()
 
     async def get_instance(self, key: InstanceKey) -> ServerInstance:
         found = await super().get_instance(key)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +199,11 @@ def test_plan_takes_settings(tmp_path: Path) -> None:
         ([{"name": "db", "device_nodes": [7]}], "device_nodes"),
         ([{"name": "db", "vpcus": 4}], "vpcus"),
         ([{"name": "db"}, {"name": "db"}], "twice"),
+        ('[{"name": 1', "instances: not JSON: it ends too early, at line 1, column 12"),
+        ('[\n{"name": "db",}]', "instances: not JSON: trailing comma in object, at line 2, column 15"),
+        ('[{"name": 1}]]', "instances: not JSON: trailing characters, at line 1, column 14"),
+        ([{"name": "", "vcpus": 0}], "instances[0] ('default'/''): Expected `str` of length >= 1 - at `$.name`"),
+        ([{"name": "db", "project": ""}], "instances[0] (''/'db'): Expected `str` of length >= 1 - at `$.project`"),
         ([{"name": "db", "device_nodes": [7]}, {"name": "db"}], "instances[1] (db): is there twice"),
         ([{"name": "db", "nodes": "0,7-8"}], "instances[0] (db): nodes 7-8 are no nodes of the machine"),
         ([{"name": "db", "pinned_cpus": "3-4"}], "instances[0] (db): pinned_cpus 4 are no online CPUs of the machine"),
@@ -253,6 +260,11 @@ def test_every_mistake_of_an_instance_is_told_at_once(tmp_path: Path) -> None:
     ]
 
 
+def test_a_name_that_is_there_twice_hides_no_other_mistake(tmp_path: Path) -> None:
+    lines = plan(tmp_path, [{"name": "db"}, {"name": "db", "device_nodes": [9], "cpus": "x"}]).err.splitlines()
+    assert [line.split(" (db): ")[1].split()[0] for line in lines] == ["is", "device_nodes", "cpus:"]
+
+
 def test_kind_of_cores_exclusive_cpus_and_huge_pages_may_be_left_out_or_said(tmp_path: Path) -> None:
     said = {"cores": "any", "exclusive": False, "hugepages": {}}
     plans = [plan(tmp_path, [{"name": "db", "vcpus": 2, **more}], ONE_NODE, "-f", "json").data for more in ({}, said)]
@@ -263,7 +275,9 @@ def test_kind_of_cores_exclusive_cpus_and_huge_pages_may_be_left_out_or_said(tmp
     ("machine", "says"),
     [
         ("", "machine document"),
-        ("<html>", "machine document"),
+        ("<html>", "machine document: not JSON: invalid character, at line 1, column 1"),
+        ('{"nodes": 3', "machine document: not JSON: it ends too early, at line 1, column 12"),
+        ("[" * 9999, "machine document: not JSON that can be read: it is nested too deeply"),
         ("[]", "machine document"),
         ({}, "nodes"),
         ({"nodes": [{}]}, "id"),
@@ -283,6 +297,28 @@ def test_a_bad_machine_is_2_and_says_where(tmp_path: Path, machine: object, says
     assert f"{tmp_path}/m.json: " in result.err
     assert says in result.err
     assert is_clean(result)
+
+
+@pytest.mark.parametrize("option", ["--machine", "--instances"])
+def test_one_file_of_a_plan_may_be_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    files = {"--machine": json.dumps(ONE_NODE), "--instances": json.dumps([{"name": "db", "vcpus": 1}])}
+    for place, text in enumerate((files[option], "{")):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        words: list[str | Path] = []
+        for name, content in files.items():
+            (tmp_path / name).write_text(content)
+            words += [name, "-" if name == option else tmp_path / name]
+        result = run("plan", *words, "-f", "json")
+        if place == 0:
+            assert (result.code, [one["name"] for one in result.data["placements"]]) == (0, ["db"])
+        else:
+            assert (result.code, result.err.startswith("Error: standard input: ")) == (2, True)
+
+
+def test_both_files_of_a_plan_cannot_be_standard_input() -> None:
+    result = run("plan", "--machine", "-", "--instances", "-")
+    assert result.code == 2
+    assert "only one of --machine and --instances can be standard input" in result.err
 
 
 def test_files_that_are_missing_are_both_told(tmp_path: Path) -> None:

@@ -281,6 +281,7 @@ async def test_steps_that_are_no_moves_have_neither_gain_nor_price(host: Host) -
 async def test_load_is_measured_only_where_something_may_move(
     host: Host, settings: RebalanceSettings, words: tuple[str, ...], samples: bool
 ) -> None:
+    host.simulator.set_project("ci", {})
     config, keys = await two_busy_on_one_node(host, settings)
     before = seats(host, keys)
     result = await run_beside("rebalance", "--config", config, *words)

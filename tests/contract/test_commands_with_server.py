@@ -198,11 +198,31 @@ async def test_only_the_named_project_is_touched(host: Host) -> None:
 async def test_a_project_in_which_nothing_runs_is_told_with_those_in_which_something_does(
     host: Host, output_format: str
 ) -> None:
+    host.simulator.set_project("ci", {})
     await host.simulator.start(host.simulator.create("db", {"limits.cpu": "1"}))
     words = ("list", "--window", "0", "-f", output_format, "--config", write_config(host.simulator))
-    result = await run_beside(*words, "--project", "nosuch")
-    assert (result.code, result.err) == (0, "no instance runs in project nosuch, but in default: say --project\n")
+    result = await run_beside(*words, "--project", "ci")
+    assert (result.code, result.err) == (0, "no instance runs in project ci, but in default\n")
     assert (await run_beside(*words)).err == ""
+
+
+@pytest.mark.parametrize(
+    "words", [("list", "--window", "0"), ("explain", "db"), ("rebalance",), ("release",), ("release", "db")]
+)
+async def test_a_project_that_there_is_not_is_1_and_those_that_there_are_are_named(
+    host: Host, words: tuple[str, ...]
+) -> None:
+    host.simulator.set_project("ci", {})
+    result = await run_beside(*words, "--project", "nosuch", "--config", write_config(host.simulator))
+    assert (result.code, result.out) == (1, "")
+    assert result.err == "Error: there is no project 'nosuch', but ci, default\n"
+
+
+async def test_where_projects_cannot_be_listed_any_may_be_there(small: SmallServer, tmp_path: Path) -> None:
+    small.answers["GET /1.0/projects"] = lambda: refused(500, "no")
+    config = server_config(tmp_path, small.path)
+    result = await run_beside("list", "--window", "0", "--project", "nosuch", "-f", "json", "--config", config)
+    assert (result.code, result.data["instances"]) == (0, [])
 
 
 async def test_without_the_servers_list_of_cpus_the_kernels_is_counted(host: Host, tmp_path: Path) -> None:
@@ -269,6 +289,17 @@ def test_a_full_disk_is_told() -> None:
         1,
         "Error: cannot write to standard output: No space left on device\n",
     )
+
+
+@pytest.mark.parametrize("mode", ["w", "a"])
+def test_settings_are_not_shown_in_the_file_that_they_are_read_from(tmp_path: Path, mode: str) -> None:
+    file = config_file(tmp_path, '[placement]\nsmt = "pack"\n')
+    with file.open(mode) as itself:
+        result = process("config", "show", "--config", file, stdout=itself)
+    assert (result.returncode, file.read_text()) == (2, "" if mode == "w" else '[placement]\nsmt = "pack"\n')
+    assert result.stderr.startswith(f"Error: {file}: standard output is this very file")
+    with (tmp_path / "new.toml").open("w") as other:
+        assert process("config", "show", "--config", file, stdout=other).returncode == 0
 
 
 def test_the_demo_ends_by_itself_and_prints_data_alone() -> None:

@@ -128,6 +128,44 @@ def _is_wrong(r: Rig, key: InstanceKey) -> bool:
     return r.seat(key).record != r.nodes(key)
 
 
+@asynccontextmanager
+async def unrecorded() -> AsyncIterator[tuple[Rig, list[InstanceKey]]]:
+    """Instances in two restricted projects that are elsewhere than the server's record says. No resync comes."""
+    async with rig(projects(closed=RESTRICTED, shut=RESTRICTED)) as r:
+        await crowd(r)
+        keys = [r.managed(f"c{n}", 2, name) for name in ("closed", "shut") for n in range(3)]
+        await r.start(*keys)
+        await seated(r, *keys)
+        wrong = [key for key in keys if _is_wrong(r, key)]
+        assert {key.project for key in wrong} == {"closed", "shut"}
+        await eventually(lambda: all(r.log.saying(f"instance={key}", "forbids") for key in wrong))
+        await r.events_taken()
+        yield r, wrong
+
+
+@pytest.mark.parametrize("config", [{}, {**RESTRICTED, "restricted.containers.lowlevel": "allow"}])
+async def test_project_that_forbids_the_record_no_longer_has_it_written(config: dict[str, str]) -> None:
+    async with unrecorded() as (r, wrong):
+        before = {key: r.calls("PATCH instance", key) for key in wrong}
+        r.simulator.set_project("closed", config)
+        freed = [key for key in wrong if key.project == "closed"]
+        await eventually(lambda: not any(_is_wrong(r, key) for key in freed))
+        await r.events_taken()
+        asked = {key: r.calls("PATCH instance", key) - before[key] for key in wrong}
+        assert asked == {key: int(key in freed) for key in wrong}
+
+
+async def test_project_that_still_forbids_the_record_after_an_edit_is_not_told_again() -> None:
+    async with unrecorded() as (r, wrong):
+        said = len(r.log.saying("forbids"))
+        asked = r.calls("PATCH instance")
+        r.simulator.set_project("closed", {**RESTRICTED, "user.note": "edited"})
+        again = [key for key in wrong if key.project == "closed"]
+        await eventually(lambda: r.calls("PATCH instance") == asked + len(again))
+        await r.events_taken()
+        assert (len(r.log.saying("forbids")), r.calls("PATCH instance")) == (said, asked + len(again))
+
+
 async def test_settings_that_ask_for_it_record_the_nodes_in_limits() -> None:
     wish = Wish(settings=Settings(daemon=BUSY, placement=BY_LIMITS))
     async with rig(projects(closed=RESTRICTED), wish=wish) as r:

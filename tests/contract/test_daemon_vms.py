@@ -272,6 +272,24 @@ async def test_memory_stays_where_the_server_bound_it_and_pulls_the_cpus_there()
         assert set(machine.pages) >= set(machine.bound)
 
 
+@pytest.mark.parametrize("policy", ["single-numa-node", "restricted"])
+async def test_one_whose_memory_is_bound_to_a_full_node_is_placed_where_it_fits(policy: str) -> None:
+    two = builders.machine(nodes=2, cpus_per_node=8, memory_bytes=32 * GIB, nodes_per_socket=1)
+    async with host(machine=two) as r:
+        # The server counts instances it balances: this one draws the next, and a list it does not count fills a node.
+        small = await vm(r, "small", "1", limits_memory="1GiB")
+        big = r.simulator.create(
+            "big", {"limits.cpu": "2", "user.limits.cpu.nodes": BALANCED, "limits.memory": "20GiB"}
+        )
+        await r.start(big)
+        await eventually(lambda: len(r.nodes(big)) == 1 and r.seat(big).mems == r.nodes(big))
+        assert r.nodes(big) != nodes(r, small)
+        key = await vm(r, "guest", "2", limits_memory="16GiB", user_numa_policy=policy)
+        assert r.simulator.kernel.machines[key].bound == r.nodes(big)
+        assert nodes(r, key) == nodes(r, small)
+        assert not r.log.saying("refused")
+
+
 async def test_memory_follows_where_the_settings_say_so() -> None:
     async with host(vm_memory="migrate", daemon=OFTEN) as r:
         # Containers that the server does not count fill the node that it chooses.

@@ -90,8 +90,8 @@ def test_reservations_are_shown_as_they_are_written(tmp_path: Path) -> None:
     assert lines == ["memory.reserved.0,2GiB", "memory.reserved.1,1GiB"]
 
 
-def test_reservations_that_are_ignored_are_said_to_be(tmp_path: Path) -> None:
-    result = run("config", "check", "--config", written(tmp_path, replace(TOO_MUCH, policy="none")))
+def test_reservations_that_are_ignored_are_said_to_be(tmp_path: Path, sysfs: Path) -> None:
+    result = run("config", "check", "--config", written(tmp_path, replace(TOO_MUCH, policy="none"), sysfs))
     assert result.code == 0
     assert "Warning: memory.reserved_total and memory.reserved: ignored" in result.err
 

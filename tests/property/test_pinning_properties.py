@@ -36,6 +36,8 @@ class Qemu:
     births: list[tuple[int, bool] | None] = field(default_factory=list)
     deaths: list[int | None] = field(default_factory=list)
     limit: CpuSet = ONLINE
+    refuses: str | None = None
+    """Threads of this name cannot be set."""
 
     def look(self) -> tuple[set[int], Mapping[int, Thread]]:
         return self.vcpus & self.threads.keys(), dict(self.threads)
@@ -44,7 +46,7 @@ class Qemu:
         self._live()
         if tid not in self.threads:
             raise OSError(errno.ESRCH, os.strerror(errno.ESRCH))
-        if not cpus & self.limit:
+        if not cpus & self.limit or thread.name == self.refuses:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         self.threads[tid] = replace(self.threads[tid], cpus=cpus & self.limit)
 
@@ -61,8 +63,8 @@ class Qemu:
             del self.threads[sorted(self.threads)[1:][death % (len(self.threads) - 1)]]
 
 
-def thread(cpus: CpuSet = ONLINE) -> Thread:
-    return Thread(name="qemu", guest_ticks=0, cpus=cpus, folder="")
+def thread(cpus: CpuSet = ONLINE, name: str = "qemu") -> Thread:
+    return Thread(name=name, guest_ticks=0, cpus=cpus, folder="")
 
 
 def pinning(qemu: Qemu) -> Pinning:
@@ -137,7 +139,11 @@ def test_cpuset_that_leaves_fewer_cpus_is_said_and_named() -> None:
 
 def test_cpuset_that_leaves_none_is_said() -> None:
     qemu = Qemu(vcpus={1}, threads={1: thread()}, limit=CpuSet.parse("0-1"))
-    with pytest.raises(ReportError, match="cannot put thread 1 of process 1 on CPUs 2-3: none is both online and"):
+    told = (
+        "cannot put thread 'qemu' of process 1 on CPUs 2-3: none is both online and allowed by the cpuset of its "
+        "cgroup /system.slice/incus.service; see AllowedCPUs= of its unit"
+    )
+    with pytest.raises(ReportError, match=f"^{told}$"):
         pinning(qemu).pin(qemu.look, CPUS, AROUND)
 
 
@@ -151,7 +157,7 @@ def test_somebody_else_who_puts_threads_elsewhere_is_tried_again_later() -> None
         qemu.threads[1] = thread()
         return qemu.look()
 
-    with pytest.raises(RetryError, match=r"\(1\)"):
+    with pytest.raises(RetryError, match=r"\('qemu'\)"):
         pinning(qemu).pin(look, CPUS, AROUND)
     assert looks == ROUNDS
 
@@ -167,3 +173,55 @@ def test_refusal_of_the_kernel_is_said(number: int, hint: str) -> None:
     qemu = Qemu(vcpus=set(), threads={1: thread()})
     with pytest.raises(ReportError, match=f"{os.strerror(number)}.*{hint}"):
         Pinning(Refusing(), name="process 1", online=ONLINE, cgroup="").pin(qemu.look, CPUS, AROUND)
+
+
+def refusing(first: int, count: int = 1) -> Qemu:
+    """A QEMU with two vCPUs and, with ids from `first` on, workers that nobody can set."""
+    workers = {tid: thread(name="worker") for tid in range(first, first + count)}
+    return Qemu(vcpus={20, 21}, threads={10: thread(), 20: thread(), 21: thread(), **workers}, refuses="worker")
+
+
+def refusal(qemu: Qemu) -> str:
+    with pytest.raises(ReportError) as caught:
+        pinning(qemu).pin(qemu.look, CPUS, AROUND)
+    return str(caught.value)
+
+
+def test_thread_that_cannot_be_set_keeps_no_other_from_it() -> None:
+    qemu = refusing(12)
+    refusal(qemu)
+    assert {tid: one.cpus for tid, one in qemu.threads.items()} == {10: AROUND, 20: CPUS, 21: CPUS, 12: ONLINE}
+
+
+def test_refusal_has_the_same_text_whichever_thread_it_is_and_no_untrue_hint() -> None:
+    assert {refusal(refusing(first, count)) for first, count in ((12, 1), (5, 3), (40, 2))} == {
+        "cannot put thread 'worker' of process 1 on CPUs 0-3: the kernel lets nobody set this thread, others of the "
+        "process run there; it stays where it is"
+    }
+
+
+def test_thread_that_cannot_be_set_and_ends_meanwhile_is_nothing_to_tell() -> None:
+    qemu = refusing(12)
+    looks = 0
+
+    def look() -> tuple[set[int], Mapping[int, Thread]]:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            del qemu.threads[12]
+        return qemu.look()
+
+    pinning(qemu).pin(look, CPUS, AROUND)
+    assert {tid: one.cpus for tid, one in qemu.threads.items()} == {10: AROUND, 20: CPUS, 21: CPUS}
+
+
+def test_narrowed_thread_keeps_those_after_it_from_nothing() -> None:
+    qemu = Qemu(vcpus={3}, threads={1: thread(), 3: thread()}, limit=CpuSet.parse("2-3"))
+    assert "'qemu' of process 1 may run on CPUs 2-3 only, not on all of 0-3" in refusal(qemu)
+    assert qemu.threads[3].cpus == CPUS
+
+
+def test_cpus_of_which_none_is_online_are_not_blamed_on_a_cpuset() -> None:
+    qemu = Qemu(vcpus={1}, threads={1: thread()})
+    with pytest.raises(ReportError, match="cannot put thread 'qemu' of process 1 on CPUs 9: none of them is online; "):
+        pinning(qemu).pin(qemu.look, CpuSet([9]), AROUND)

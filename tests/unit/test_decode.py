@@ -1,6 +1,7 @@
 """Server JSON becomes values, and whatever else comes becomes one clear error."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -212,7 +213,27 @@ def test_event_names_action_and_instance() -> None:
 def test_event_source_names_the_instance(source: str, project: str, key: InstanceKey | None) -> None:
     metadata = {"action": "instance-updated", "source": source, "project": project}
     event = decode.decode_event(json.dumps({"type": "lifecycle", "location": "m2", "metadata": metadata}))
-    assert event == Event(action="instance-updated", key=key, location="m2")
+    assert event is not None
+    assert replace(event, project=None) == Event(action="instance-updated", key=key, location="m2")
+
+
+@pytest.mark.parametrize(
+    ("source", "project"),
+    [
+        ("/1.0/projects/web", "web"),
+        ("/1.0/projects/a%26b%20c", "a&b c"),
+        ("/1.0/projects/web?x=1", "web"),
+        ("/1.0/projects/", None),
+        ("/1.0/projects", None),
+        ("/1.0/instances/c2?project=web", None),
+        ("", None),
+    ],
+)
+def test_event_about_a_project_names_it(source: str, project: str | None) -> None:
+    metadata = {"action": "project-updated", "source": source, "project": "default"}
+    event = decode.decode_event(json.dumps({"type": "lifecycle", "project": "default", "metadata": metadata}))
+    assert event is not None
+    assert event.project == project
 
 
 @pytest.mark.parametrize(

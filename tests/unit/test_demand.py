@@ -156,7 +156,7 @@ def test_kind_of_cores(text: str, kind: CoreKind | None) -> None:
 
 def test_bad_kind_of_cores_names_what_is_expected() -> None:
     problem = managed(user__numa__cores="fast").problem
-    assert problem == ("user.numa.cores", "bad value 'fast': expected one of any, performance, efficiency")
+    assert problem == "user.numa.cores: bad value 'fast': expected one of any, performance, efficiency"
 
 
 def test_huge_pages_of_a_container_are_whole_pages_beside_its_memory() -> None:
@@ -254,10 +254,10 @@ def test_garbage_is_the_problem_of_a_managed_instance(key: str, value: str) -> N
         )
     )
     assert one.managed
-    assert one.problem is not None
-    assert one.problem[0] == key
-    assert "expected" in one.problem[1]
-    assert len(one.problem[1]) < 300
+    ((about, what),) = one.problems
+    assert about == key
+    assert "expected" in what
+    assert len(what) < 300
 
 
 @pytest.mark.parametrize(("key", "value"), [pair for pair in GARBAGE if "limits.cpu.nodes" not in pair[0]])
@@ -266,17 +266,40 @@ def test_garbage_counts_as_unset_where_unmanaged(key: str, value: str) -> None:
     assert read(raw) == Instance(key=raw.key)
 
 
-def test_first_problem_is_the_same_in_any_order_of_keys() -> None:
+def test_bad_own_keys_are_known_of_unmanaged_instances_as_well() -> None:
+    raw = server_instance(user__numa__policy="sideways", user__numa__zz="1", limits__memory="lots")
+    assert read(raw).problems == ()
+    assert [key for key, _ in demand.list_bad_own_keys(raw, MACHINE, PlacementSettings())] == [
+        "user.numa.zz",
+        "user.numa.policy",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "is_followed"),
+    [
+        ({"limits__cpu__nodes": "balanced", "volatile__cpu__nodes": "1"}, True),
+        ({"limits__cpu__nodes": "1"}, True),
+        ({"user__limits__cpu__nodes": "balanced", "volatile__cpu__nodes": "1"}, False),
+        ({"volatile__cpu__nodes": "1"}, False),
+        ({"limits__cpu__nodes": " ", "volatile__cpu__nodes": "1"}, False),
+    ],
+)
+def test_a_record_is_followed_only_beside_balanced(config: dict[str, str], is_followed: bool) -> None:
+    assert demand.follows_nodes(server_instance(CONTAINER, None, **config)) == is_followed
+
+
+def test_problems_are_the_same_in_any_order_of_keys_and_all_of_them_are_told() -> None:
     config = {"limits.cpu.nodes": "balanced", "limits.memory": "x", "limits.cpu": "x", "user.numa.zz": "1"}
     problems = {
         demand.instance_from(
             ServerInstance(key=InstanceKey("default", "c"), type=CONTAINER, running=True, config=dict(items)),
             MACHINE,
             PlacementSettings(),
-        ).problem
+        ).problems
         for items in (config.items(), reversed(config.items()))
     }
-    assert len(problems) == 1
+    assert [[key for key, _ in found] for found in problems] == [["limits.cpu", "limits.memory", "user.numa.zz"]]
 
 
 @pytest.mark.parametrize(

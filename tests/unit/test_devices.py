@@ -189,7 +189,7 @@ def test_devices_draw_an_instance_unless_its_key_says_no() -> None:
 
 def test_bad_value_of_the_key_is_a_problem() -> None:
     one = demand.instance_from(server_instance(GPU, user__numa__devices="never"), MACHINE, SETTINGS, on(2))
-    assert one.problem == ("user.numa.devices", "bad value 'never': expected auto or ignore")
+    assert one.problem == "user.numa.devices: bad value 'never': expected auto or ignore"
 
 
 WORDS = st.sampled_from(

@@ -11,7 +11,7 @@ from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.daemon.seen import Seen
 from incus_numa.facts import instance as facts_of_instance
 from incus_numa.facts.survey import Survey
-from incus_numa.model.instance import Instance, Policy
+from incus_numa.model.instance import Instance, InstanceType, Policy
 from incus_numa.model.plan import Placement, Proof
 from incus_numa.model.snapshot import Observed, Snapshot
 from incus_numa.policy import planner
@@ -47,6 +47,31 @@ def test_kept_instance_is_told_where_it_would_go_now() -> None:
     assert facts["why"] == "kept: node 0 still holds it"
     assert (facts["decision"]["nodes"], facts["placed_anew"]["nodes"]) == ("0", "1")
     assert facts["proof"]["text"] == "best of all sets of 1 node"
+
+
+def bound_vm(name: str, bound: str) -> tuple[Instance, Observed]:
+    """A virtual machine that was given node 0, its memory being bound elsewhere."""
+    there = replace(builders.instance(name, vcpus=2), type=InstanceType.VIRTUAL_MACHINE, memory_stays=True)
+    return there, replace(builders.decided("0", "0,2"), bound=NodeSet.parse(bound))
+
+
+def test_kept_machine_whose_memory_is_elsewhere_is_told_that_it_was_a_choice() -> None:
+    facts = explain("a", {"a": bound_vm("a", "3"), "b": seat("b", 4, "3", "12-15"), "c": seat("c", 4, "3", "12-15")})
+    assert facts["why"] == (
+        "kept: node 0 still holds it; the server bound its memory to node 3, which is weighed against load when nodes "
+        "are first chosen, and moves nobody later"
+    )
+    assert facts["placed_anew"]["nodes"] == "2"
+    assert "; the server bound its memory to node 3, which would cost 16" in facts["placed_anew"]["why"]
+
+
+def test_kept_machine_would_be_drawn_to_its_memory_if_it_were_new() -> None:
+    assert explain("a", {"a": bound_vm("a", "3")})["placed_anew"]["nodes"] == "3"
+
+
+@pytest.mark.parametrize("bound", ["", "0", "0-1", "0-3"])
+def test_kept_machine_whose_memory_is_with_it_or_anywhere_is_told_nothing_of_it(bound: str) -> None:
+    assert explain("a", {"a": bound_vm("a", bound)})["why"] == "kept: node 0 still holds it"
 
 
 def test_instance_that_is_new_is_not_placed_twice() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,15 @@ def found(
     return instances.check_instance(raw, instance, Ground(info=info, machine=machine, capacity=capacity))
 
 
+def unused(config: dict[str, str], *groups: str, info: ServerInfo = OLD) -> list[tuple[Severity, Kind, str]]:
+    """Severity, kind and text of keys without effect, where some instances are in these groups."""
+    raw = ServerInstance(key=InstanceKey("default", "c1"), type=InstanceType.CONTAINER, running=True, config=config)
+    instance = demand.instance_from(raw, MACHINE, PlacementSettings())
+    ground = Ground(info=info, machine=MACHINE, capacity=CAPACITY, groups=frozenset(groups))
+    told = instances.check_unused(raw, instance, ground, PlacementSettings())
+    return [(one.severity, one.kind, str(one)) for one in told]
+
+
 def kinds(config: dict[str, str], *, running: bool = False, **more: Any) -> list[tuple[Severity, Kind]]:
     return [(one.severity, one.kind) for one in found(config, running=running, **more)]
 
@@ -69,6 +79,49 @@ def test_only_balanced_makes_the_server_count_nodes() -> None:
 def test_a_crash_is_found_behind_another_bad_key() -> None:
     config = {"limits.cpu": "64", "limits.cpu.nodes": "balanced", "user.numa.policy": "sideways"}
     assert kinds(config) == [(Severity.DANGER, Kind.WOULD_CRASH), (Severity.WARNING, Kind.BAD_KEY)]
+
+
+def test_every_bad_key_is_a_finding_of_its_own() -> None:
+    config = {"user.limits.cpu.nodes": "balanced", "user.numa.policy": "sideways", "user.numa.movable": "perhaps"}
+    assert [(one.kind, one.do) for one in found(config)] == [
+        (Kind.BAD_KEY, "correct or unset user.numa.policy"),
+        (Kind.BAD_KEY, "correct or unset user.numa.movable"),
+    ]
+
+
+def test_keys_of_an_instance_that_did_not_opt_in_are_told_and_how_to_opt_in() -> None:
+    keys = {"user.numa.memory": "bind", "user.numa.policy": "restricted", "user.numa.group": "web"}
+    assert unused(keys) == [
+        (
+            Severity.NOTE,
+            Kind.UNUSED_KEY,
+            "user.numa.memory, user.numa.policy have no effect, and user.numa.group only counts for where others are "
+            "placed: the instance did not opt in; set user.limits.cpu.nodes=balanced, or unset what does nothing",
+        )
+    ]
+    incus = replace(OLD, extensions=frozenset({"numa_cpu_balanced"}))
+    assert "; set limits.cpu.nodes=balanced, or" in unused({"user.numa.memory": "bind"}, info=incus)[0][2]
+    assert unused(keys | {"user.limits.cpu.nodes": "balanced"}) == []
+    assert unused({"user.other": "x", "limits.cpu": "2", "user.numa.memory": " "}) == []
+
+
+def test_a_bad_value_of_an_instance_that_did_not_opt_in_is_a_note() -> None:
+    assert unused({"user.numa.policy": "sideways", "limits.memory": "lots"}) == [
+        (
+            Severity.NOTE,
+            Kind.BAD_KEY,
+            "user.numa.policy: bad value 'sideways': expected one of balanced, none, best-effort, restricted, "
+            "single-numa-node; it counts as unset, as the instance did not opt in",
+        )
+    ]
+
+
+def test_nobody_to_avoid_is_told() -> None:
+    keys = {"user.limits.cpu.nodes": "balanced", "user.numa.avoid": "web,db", "user.numa.group": "lonely"}
+    ((severity, kind, text),) = unused(keys, "web", "lonely")
+    assert (severity, kind) == (Severity.NOTE, Kind.UNUSED_KEY)
+    assert text.startswith("user.numa.avoid names db, and no instance here has that in user.numa.group")
+    assert unused(keys, "web", "db") == []
 
 
 def test_a_virtual_machine_crashes_the_server_as_well() -> None:
@@ -107,6 +160,15 @@ def test_nodes_that_the_machine_does_not_have() -> None:
     (one,) = found({"limits.cpu.nodes": "balanced", "volatile.cpu.nodes": "3-5"}, running=True)
     assert (one.severity, one.kind, "names nodes 4-5" in one.text) == (Severity.WARNING, Kind.NODES_MISSING, True)
     assert kinds({"limits.cpu.nodes": "2,9"}) == [(Severity.WARNING, Kind.NODES_MISSING)]
+
+
+def test_a_record_that_a_pass_does_not_write_anew_is_told_with_what_does_or_not_at_all() -> None:
+    stale = {"volatile.cpu.nodes": "9"}
+    refused = found({"limits.cpu.nodes": "balanced", "user.numa.policy": "sideways", **stale}, running=True)
+    assert [one.do for one in refused if one.kind is Kind.NODES_MISSING] == [
+        "correct its keys first, then `incus-numa rebalance` writes it anew"
+    ]
+    assert found(stale, running=True) == []
 
 
 def test_the_record_of_a_stopped_instance_is_nothing_as_a_start_writes_it_anew() -> None:

@@ -11,7 +11,7 @@ from incus_numa.cli.findings.finding import Finding, Kind
 from incus_numa.cli.findings.placed import Running
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.instance import Instance, InstanceKey, InstanceType, MemoryMode
-from incus_numa.model.plan import Plan, Reason, Rejection
+from incus_numa.model.plan import Placement, Plan, Reason, Rejection
 from incus_numa.model.snapshot import Decided, Observed
 from incus_numa.settings import PlacementSettings
 from tests import builders
@@ -42,6 +42,53 @@ def test_an_untrue_record(nodes: str, cpus: str) -> None:
 def test_a_record_is_true_or_not_by_the_cpus_that_are_left() -> None:
     """`cpuset.cpus` names two nodes, but the CPUs of one are offline."""
     assert container("0-1", "0-3", "0-1") == [Kind.RECORD_UNTRUE]
+
+
+WIDE = Observed(nodes=NodeSet([0, 2, 3]), cpus=CpuSet([0, 4]))
+"""Wide for its memory: two CPUs on nodes 0 and 2 of three."""
+
+
+def record(observed: Observed, answer: Placement | Rejection | None = None) -> list[Finding]:
+    one = Running(instance=builders.instance("c1"), observed=observed, actual=observed.cpus, answer=answer)
+    return placed.check_container(one, MACHINE)
+
+
+def test_a_record_of_more_nodes_than_cpus_is_true_where_that_was_decided() -> None:
+    nodes, cpus = NodeSet([0, 2, 3]), CpuSet([0, 4])
+    place = Placement(key=InstanceKey("default", "c1"), nodes=nodes, cpus=cpus)
+    assert record(replace(WIDE, decided=Decided(nodes=nodes, cpus=cpus))) == []
+    assert record(WIDE, place) == []
+    # The server chooses others of the same nodes when it rewrites.
+    assert record(replace(WIDE, cpus=CpuSet([5, 6])), place) == []
+    assert [one.kind for one in record(WIDE)] == [Kind.RECORD_UNTRUE]
+    assert [one.kind for one in record(WIDE, replace(place, nodes=NodeSet([1])))] == [Kind.RECORD_UNTRUE]
+    assert [one.kind for one in record(replace(WIDE, cpus=CpuSet([0, 2])), place)] == [Kind.RECORD_UNTRUE]
+
+
+@pytest.mark.parametrize(
+    ("reason", "do"),
+    [
+        (Reason.BAD_KEY, "correct its keys first, then `incus-numa rebalance` makes both agree"),
+        (
+            Reason.NO_MEMORY,
+            "a pass leaves it, as it is refused (no-memory): when it can be placed, `incus-numa rebalance` makes both "
+            "agree",
+        ),
+    ],
+)
+def test_what_to_do_about_an_instance_that_a_pass_leaves(reason: Reason, do: str) -> None:
+    refused = Rejection(key=InstanceKey("default", "c1"), reason=reason, detail="why")
+    (one,) = record(Observed(nodes=NodeSet([0]), cpus=CpuSet([2])), refused)
+    assert one.do == do
+    floating = Running(instance=VM, observed=Observed(nodes=NodeSet([1]), cpus=CpuSet.parse("0-7")), answer=refused)
+    (one,) = placed.check_vm(floating, MACHINE, PlacementSettings())
+    assert one.do == do.replace("makes both agree", "places them")
+
+
+def test_the_server_moves_nothing_to_a_record_that_it_does_not_follow() -> None:
+    (followed,) = record(Observed(nodes=NodeSet([0]), cpus=CpuSet([2])))
+    (left,) = record(Observed(nodes=NodeSet([0]), cpus=CpuSet([2]), followed=False))
+    assert ["the server moves it" in one.text for one in (followed, left)] == [True, False]
 
 
 def test_a_record_that_nobody_may_write_is_told_of_the_project_and_not_of_the_instance() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
 
 from incus_numa.cpuset import NodeSet
-from incus_numa.host.guest_memory import VmMemory, parse_memory
+from incus_numa.host.guest_memory import GuestMemory, VmMemory, parse_memory
 
 FILE = b"file=/memfd:memory-backend-memfd\\040(deleted)"
 
@@ -53,3 +57,21 @@ def test_binding_that_is_not_understood_is_unknown(text: bytes) -> None:
 
 def test_nothing_is_known_without_the_file() -> None:
     assert parse_memory(b"") == VmMemory()
+
+
+def test_reading_that_ends_late_is_not_taken_for_a_newer_one(tmp_path: Path) -> None:
+    maps = tmp_path / "7/numa_maps"
+    maps.parent.mkdir()
+    os.mkfifo(maps)
+    guests = GuestMemory(str(tmp_path))
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(guests.read, 7, 1)
+        # This waits until somebody reads.
+        end = os.open(maps, os.O_WRONLY)
+        maps.unlink()
+        maps.write_bytes(b"7f00 default anon=1 N1=1 kernelpagesize_kB=4\n")
+        assert guests.read(7, 1, fresh=True).by_node == {1: 4096}
+        os.write(end, b"7f00 default anon=1 N0=1 kernelpagesize_kB=4\n")
+        os.close(end)
+        assert late.result().by_node == {0: 4096}
+    assert guests.read(7, 1).by_node == {1: 4096}

@@ -61,6 +61,14 @@ def test_change_of_the_cluster_concerns_every_member(action: str, member: str | 
     assert meaning(action, location="there", member=member, about=False) is Meaning.CLUSTER_CHANGED
 
 
-@pytest.mark.parametrize("action", ["instance-started", "cluster-group-updated", "cluster-token-created"])
+@pytest.mark.parametrize("location", [None, "here", "there"])
+@pytest.mark.parametrize("member", [None, "here"])
+def test_change_of_a_project_concerns_every_member(location: str | None, member: str | None) -> None:
+    assert meaning("project-updated", location=location, member=member, about=False) is Meaning.PROJECT_CHANGED
+
+
+@pytest.mark.parametrize(
+    "action", ["instance-started", "project-created", "cluster-group-updated", "cluster-token-created"]
+)
 def test_event_about_no_instance_says_nothing(action: str) -> None:
     assert meaning(action, about=False) is Meaning.NOTHING

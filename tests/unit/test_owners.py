@@ -76,6 +76,12 @@ def test_strangers_are_those_that_the_server_does_not_keep_elsewhere(
     assert owners.strangers(OWN, [one], ()) == expected
 
 
+def test_a_record_that_the_server_does_not_follow_keeps_nobody_elsewhere() -> None:
+    instance, observed = stranger("x", nodes="1")
+    assert owners.strangers(OWN, [(instance, observed)], ()) is None
+    assert owners.strangers(OWN, [(instance, replace(observed, followed=False))], ()) is not None
+
+
 def test_placed_instances_are_no_strangers_and_refused_ones_are() -> None:
     seen = [(builders.instance(name), NOTHING) for name in ("a", "b", "own")]
     assert owners.strangers(OWN, seen, ()) is None

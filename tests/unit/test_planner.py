@@ -11,7 +11,7 @@ from incus_numa.model.instance import InstanceKey, MemoryMode, Policy
 from incus_numa.model.load import Load
 from incus_numa.model.machine import Cpu, Machine, Node
 from incus_numa.model.plan import Placement, Reason, Rejection
-from incus_numa.model.snapshot import Observed, Snapshot
+from incus_numa.model.snapshot import Decided, Observed, Snapshot
 from incus_numa.policy import planner
 from incus_numa.settings import PlacementSettings
 from tests.builders import GIB, decided, instance, machine, settled, snapshot
@@ -190,11 +190,13 @@ def test_a_pin_to_cpus_that_are_not_online_is_refused() -> None:
 
 
 def test_a_bad_key_rejects_that_instance_and_no_other() -> None:
-    bad = instance("bad", problem=("user.numa.policy", "expected balanced"))
+    bad = instance("bad", problems=(("user.numa.policy", "expected balanced"), ("limits.memory", "too much")))
     plan = planner.plan(snapshot(machine(), bad, instance("x", vcpus=1)), SETTINGS)
     assert [one.key.name for one in plan.placements] == ["x"]
     assert plan.rejections == (
-        Rejection(key=bad.key, reason=Reason.BAD_KEY, detail="user.numa.policy: expected balanced"),
+        Rejection(
+            key=bad.key, reason=Reason.BAD_KEY, detail="user.numa.policy: expected balanced; limits.memory: too much"
+        ),
     )
 
 
@@ -263,6 +265,25 @@ def test_the_servers_choice_is_kept_where_it_costs_no_more() -> None:
     seen = {key("x"): Observed(nodes=NodeSet([2]), cpus=CpuSet([9, 11]))}
     found = place(snapshot(machine(), instance("x", vcpus=2), observed=seen))
     assert (found.nodes, found.cpus, found.moved) == (NodeSet([2]), CpuSet([9, 11]), False)
+
+
+def test_a_record_that_the_server_does_not_follow_is_no_choice_of_its() -> None:
+    left = Observed(nodes=NodeSet([2]), cpus=CpuSet(range(16)), followed=False)
+    found = place(snapshot(machine(), instance("x", vcpus=2), observed={key("x"): left}))
+    assert found.nodes == NodeSet([0])
+    # What we decided and wrote is ours, whether the server follows it or not.
+    ours = replace(left, decided=Decided(nodes=NodeSet([2]), cpus=CpuSet([9, 11])))
+    found = place(snapshot(machine(), instance("x", vcpus=2), observed={key("x"): ours}))
+    assert found.nodes == NodeSet([2])
+
+
+def test_what_is_not_kept_on_its_record_counts_where_its_cpus_are() -> None:
+    there = instance("a", vcpus=4, managed=False)
+    seen = {there.key: Observed(nodes=NodeSet([2]), cpus=CpuSet(range(4)), followed=False)}
+    state = snapshot(machine(), there, observed=seen)
+    assert planner.plan(state, SETTINGS).node_load == {0: 1, 1: 0, 2: 0, 3: 0}
+    kept = snapshot(machine(), there, observed={there.key: replace(seen[there.key], followed=True)})
+    assert planner.plan(kept, SETTINGS).node_load == {0: 0, 1: 0, 2: 1, 3: 0}
 
 
 def test_the_servers_choice_is_left_where_it_costs_more() -> None:

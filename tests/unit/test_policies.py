@@ -96,6 +96,57 @@ def test_single_numa_node_refuses_what_only_fits_beside_the_device() -> None:
     )
 
 
+@pytest.mark.parametrize("policy", CHOOSING)
+def test_memory_that_is_bound_to_a_full_node_refuses_nobody(policy: Policy) -> None:
+    new = instance("x", vcpus=1, memory_bytes=4 * GIB, policy=policy, bound_nodes=NodeSet([2]))
+    found = answer(beside(new, full(2)))
+    assert isinstance(found, Placement), found
+    assert str(found.nodes) == "3"
+    assert found.reason.endswith("; the server bound its memory to node 2, which cannot hold it")
+
+
+@pytest.mark.parametrize("policy", CHOOSING)
+def test_memory_that_is_bound_to_a_crowded_node_is_outweighed_and_that_is_said(policy: Policy) -> None:
+    new = instance("x", vcpus=4, policy=policy, bound_nodes=NodeSet([2]))
+    found = answer(beside(new, [(instance(name, vcpus=4), "2") for name in "abc"]))
+    assert isinstance(found, Placement), found
+    assert str(found.nodes) == "3"
+    assert found.reason.endswith("; the server bound its memory to node 2, which would cost 31, node 3 costs 3.4")
+
+
+@pytest.mark.parametrize("policy", CHOOSING)
+def test_memory_that_is_bound_to_a_node_without_usable_cpus_draws_to_the_nearest(policy: Policy) -> None:
+    found = answer(snapshot(machine(isolated="8-11"), instance("x", vcpus=1, policy=policy, bound_nodes=NodeSet([2]))))
+    assert isinstance(found, Placement), found
+    assert str(found.nodes) == "3"
+    assert found.reason.endswith("; the server bound its memory to node 2, which has no usable CPUs")
+
+
+@pytest.mark.parametrize("policy", CHOOSING)
+def test_memory_that_is_bound_to_more_nodes_than_are_needed_does_not_widen(policy: Policy) -> None:
+    there = [(instance(f"{name}{node}", vcpus=4), str(node)) for name in "abc" for node in (2, 3)]
+    found = answer(beside(instance("x", vcpus=4, policy=policy, bound_nodes=NodeSet([2, 3])), there))
+    assert isinstance(found, Placement), found
+    assert str(found.nodes) == "0"
+    assert found.reason.endswith("; the server bound its memory to nodes 2-3, which are more than it needs")
+
+
+@pytest.mark.parametrize("policy", CHOOSING)
+def test_memory_that_is_bound_draws_to_its_node_without_a_word(policy: Policy) -> None:
+    found = answer(snapshot(machine(), instance("x", vcpus=1, policy=policy, bound_nodes=NodeSet([2]))))
+    assert isinstance(found, Placement), found
+    assert (str(found.nodes), "bound" in found.reason) == ("2", False)
+
+
+@pytest.mark.parametrize("policy", [Policy.RESTRICTED, Policy.SINGLE_NUMA_NODE])
+def test_devices_win_over_bound_memory(policy: Policy) -> None:
+    new = instance("x", vcpus=1, policy=policy, device_nodes=NodeSet([1]), bound_nodes=NodeSet([2]))
+    found = answer(snapshot(machine(), new))
+    assert isinstance(found, Placement), found
+    assert str(found.nodes) == "1"
+    assert found.reason.endswith("; the server bound its memory to node 2, which does not have its devices")
+
+
 def test_best_effort_leaves_its_devices_where_they_would_cost_a_second_node() -> None:
     new = instance("x", vcpus=1, memory_bytes=4 * GIB, policy=Policy.BEST_EFFORT, device_nodes=NodeSet([2]))
     assert nodes_of(beside(new, full(2))) == "3"

@@ -285,7 +285,7 @@ def test_a_hopeless_node_does_not_end_the_search() -> None:
         ({"policy": Policy.NONE}, Hold.POLICY),
         ({"pinned": "0-1"}, Hold.PINNED),
         ({"exclusive": True}, Hold.EXCLUSIVE),
-        ({"problem": ("user.numa.policy", "bad")}, Hold.NOT_PLACED),
+        ({"problems": (("user.numa.policy", "bad"),)}, Hold.NOT_PLACED),
     ],
 )
 def test_some_never_move(changed: dict[str, object], hold: Hold) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from incus_numa.daemon import service
 from incus_numa.errors import ConfigError
 from incus_numa.settings import (
     DaemonSettings,
@@ -132,6 +135,26 @@ def test_problems_of_a_value_can_be_asked_for() -> None:
     settings = Settings(placement=PlacementSettings(reserved_cpus="x"))
     assert len(check_settings(settings)) == 1
     assert check_settings(replace(settings, placement=PlacementSettings())) == ()
+
+
+def test_keys_that_a_running_daemon_does_not_take_over_say_so() -> None:
+    named: set[str] = set()
+    for word in re.split(r", | and ", service.FIXED):
+        named |= (
+            {f"{word[1:-1]}.{one.name}" for one in fields(getattr(Settings(), word[1:-1]))} if "[" in word else {word}
+        )
+    told = {
+        f"{table.name}.{one.name}"
+        for table in fields(Settings)
+        for one in fields(getattr(Settings(), table.name))
+        if one.metadata["meaning"].endswith(" (restart)")
+    }
+    assert told == named
+
+
+def test_the_documentation_names_what_needs_a_restart() -> None:
+    text = (Path(__file__).parents[2] / "docs/commands.md").read_text().replace("`", "")
+    assert service.FIXED in " ".join(text.split())
 
 
 def test_the_rendered_file_explains_every_key() -> None:

@@ -86,7 +86,8 @@ def running(nodes: str, cpus: str | None, around: str | None, memory: dict[int, 
 
 def told_of_vm(placement: Placement, observed: Observed, *, migrates: bool = False) -> list[str]:
     found = []
-    for step in steps.diff_vm(placement, observed, MACHINE, migrates=migrates):
+    usable = MACHINE.online - MACHINE.isolated
+    for step in steps.diff_vm(placement, observed, MACHINE, usable=usable, migrates=migrates):
         match step:
             case PatchNodes():
                 found.append(f"nodes {step.before}>{step.nodes}")
@@ -133,6 +134,18 @@ def test_memory_of_a_virtual_machine_stays_unless_it_is_to_migrate() -> None:
     assert told_of_vm(placed("1", "4-5", "1"), running("1", "4-5", "4-6", {0: 4096, 1: GIB}), migrates=True) == []
 
 
-def test_a_node_with_isolated_cpus_only_leaves_other_threads_beside_the_vcpus() -> None:
-    alone = builders.machine(nodes=2, cpus_per_node=2, isolated="2-3")
-    assert steps.cpus_around(placed("1", "2-3"), alone) == CpuSet([2, 3])
+@pytest.mark.parametrize(
+    ("nodes", "cpus", "usable", "around"),
+    [
+        ("1", "4-5", "0-15", "4-7"),
+        ("1", "4-5", "0-4,7-15", "4,7"),
+        ("1", "4-5", "6-15", "6-7"),
+        ("0-1", "4-5", "2,6", "2,6"),
+        ("1", "4-5", "0-3", "4-5"),
+    ],
+)
+def test_other_threads_are_on_usable_cpus_of_its_nodes_and_beside_the_vcpus_where_there_are_none(
+    nodes: str, cpus: str, usable: str, around: str
+) -> None:
+    machine = builders.machine(nodes=4, cpus_per_node=4)
+    assert steps.cpus_around(placed(nodes, cpus), machine, CpuSet.parse(usable)) == CpuSet.parse(around)

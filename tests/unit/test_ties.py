@@ -117,9 +117,23 @@ def test_devices_pull_to_their_node_until_it_is_crowded() -> None:
     assert nodes_of(beside(new, on(6, "a", 4), on(4, "b", 1))) == "5"
 
 
+def test_bound_memory_pulls_as_devices_do() -> None:
+    new = instance("x", vcpus=2, bound_nodes=NodeSet([6]))
+    assert nodes_of(beside(new)) == "6"
+    assert nodes_of(beside(new, on(6, "a", 2))) == "6"
+    assert nodes_of(beside(new, on(6, "a", 4), on(4, "b", 1))) == "5"
+
+
+def test_devices_and_bound_memory_pull_each_by_itself() -> None:
+    pull = Ties().pull(instance("x", device_nodes=NodeSet([0]), bound_nodes=NodeSet([4])), ledger(), SETTINGS)
+    weight = SETTINGS.device_weight
+    assert pull == {node: round(weight * 3.2 if node in (0, 4) else weight * (1.2 + 3.2), 9) for node in range(8)}
+
+
 @pytest.mark.parametrize(
     ("tied", "there", "off"),
     [
+        ({"bound_nodes": NodeSet([5])}, {}, "device_weight"),
         ({"group": "g"}, {"group": "g"}, "group_weight"),
         ({"device_nodes": NodeSet([5])}, {}, "device_weight"),
     ],

@@ -206,6 +206,46 @@ def test_only_children_of_the_kernel_thread_daemon_are_looked_through(tmp_path: 
     assert set(host.vms.read(host.process, 2).others) - set(host.qemu.threads().others) == {77}
 
 
+def test_threads_that_nobody_may_set_are_not_seen(tmp_path: Path) -> None:
+    host = qemu_host(tmp_path, 2)
+    before = host.vms.read(host.process, 2)
+    worker = host.qemu.add_worker(5000, name="iou-wrk-4242", is_fixed=True)
+    assert host.vms.read(host.process, 2) == before
+    host.vms.pin(host.process, 2, QUARTER, HALF)
+    truth = host.qemu.threads()
+    assert set(truth.vcpus.values()) == {QUARTER}
+    assert {tid for tid, cpus in truth.others.items() if cpus != HALF} == {worker}
+
+
+def test_they_do_not_hide_vcpus_that_only_their_cpus_tell(tmp_path: Path) -> None:
+    host = qemu_host(tmp_path, 2, masks="4-7;4-7", evidence=VmEvidence.NONE)
+    status = host.status(host.qemu.add_worker(5000, name="iou-wrk-4242", is_fixed=True))
+    status.write_text(status.read_text().replace("_list:\t0-15", "_list:\t0-3"))
+    assert set(host.vms.read(host.process, 2).vcpus) == set(host.qemu.threads().vcpus)
+
+
+def set_online(folder: Path, cpus: str) -> None:
+    (folder / "sys/devices/system/cpu/online").write_text(f"{cpus}\n")
+
+
+def test_cpus_that_went_offline_are_not_among_those_of_threads(tmp_path: Path) -> None:
+    host = qemu_host(tmp_path, 2)
+    host.vms.pin(host.process, 2, QUARTER, HALF)
+    set_online(tmp_path, "0-4,6-15")
+    state = host.vms.read(host.process, 2)
+    assert (state.cpus, state.around) == (CpuSet.parse("4,6-7"), CpuSet.parse("0-4,6-7"))
+
+
+def test_thread_whose_cpus_are_all_offline_may_run_anywhere(tmp_path: Path) -> None:
+    host = qemu_host(tmp_path, 2)
+    host.vms.pin(host.process, 2, QUARTER, HALF)
+    set_online(tmp_path, "0-3,8-15")
+    state = host.vms.read(host.process, 2)
+    assert (state.cpus, state.around) == (CpuSet.parse("0-3,8-15"), CpuSet.parse("0-3"))
+    host.vms.pin(host.process, 2, CpuSet.parse("8-9"), CpuSet.parse("8-11"))
+    assert masks(host) == ({CpuSet.parse("8-9")}, {CpuSet.parse("8-11")})
+
+
 def test_process_that_has_ended_is_gone(tmp_path: Path) -> None:
     host = qemu_host(tmp_path, 2)
     process = host.process
@@ -326,7 +366,7 @@ def test_threads_of_a_real_process_are_pinned_by_the_kernel(real: int, tmp_path:
         assert {frozenset(os.sched_getaffinity(int(name))) for name in os.listdir(f"/proc/{real}/task")} == {
             frozenset(cpus)
         }
-    with pytest.raises(ReportError, match="none is both online and allowed by the cpuset of its cgroup"):
+    with pytest.raises(ReportError, match=r"cannot put thread 'python' of .* on CPUs 60000: none of them is online; "):
         vms.pin(process, 1, one, CpuSet([60000]))
 
 

@@ -47,6 +47,11 @@ def check_memory(settings: Settings, machine: Machine) -> list[Finding]:
     return found + [note(Kind.UNUSED_SETTING, SETTINGS, unused) for unused in list_unused(settings)]
 
 
+def check_settings(problems: Iterable[str]) -> list[Finding]:
+    """Settings that cannot work here, a sentence each with what is expected."""
+    return [warning(Kind.BAD_SETTING, SETTINGS, problem, "correct the configuration") for problem in problems]
+
+
 def check_daemon(pid: str | None, placeable: Iterable[Observed]) -> list[Finding]:
     """Whether somebody looks after what runs, is managed and can be placed. `pid` is None where no daemon runs."""
     running = list(placeable)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 from incus_numa.cli.findings.finding import Finding, Kind, danger, note, warning
@@ -12,8 +13,12 @@ from incus_numa.model.machine import Machine
 from incus_numa.quantities import render_bytes
 from incus_numa.server import demand, quirks
 from incus_numa.server.protocol import Product, ServerInfo, ServerInstance
+from incus_numa.settings import PlacementSettings
 
 LIMIT_CPU, LIMIT_MEMORY = "limits.cpu", "limits.memory"
+
+TIES = ("user.numa.avoid", "user.numa.group")
+"""Keys that count for where others are placed, even of an instance that is not placed itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,11 +31,15 @@ class Capacity:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ground:
-    """What instances are judged by: the server, the machine, and how the server counts it."""
+    """What instances are judged by: the server, the machine, and how the server counts it.
+
+    `groups` are the names that some instance has in `user.numa.group`.
+    """
 
     info: ServerInfo
     machine: Machine
     capacity: Capacity
+    groups: Set[str] = frozenset()
 
 
 def check_instance(raw: ServerInstance, instance: Instance, ground: Ground) -> list[Finding]:
@@ -44,11 +53,11 @@ def check_instance(raw: ServerInstance, instance: Instance, ground: Ground) -> l
     if unreadable:
         text = "the server cannot read its limits.cpu, and so places the CPUs of no container any more"
         found.append(danger(Kind.LIMIT_UNREADABLE, about, text, f"correct it: {_expected(raw)}"))
-    if instance.problem is not None and not (unreadable and instance.problem[0] == LIMIT_CPU):
-        key, what = instance.problem
-        text = f"{key}: {what}; it is left alone meanwhile"
-        found.append(warning(Kind.BAD_KEY, about, text, f"correct or unset {key}"))
-    found += _check_nodes(raw, ground.machine)
+    for key, what in instance.problems:
+        if not (unreadable and key == LIMIT_CPU):
+            text = f"{key}: {what}; it is left alone meanwhile"
+            found.append(warning(Kind.BAD_KEY, about, text, f"correct or unset {key}"))
+    found += _check_nodes(raw, instance, ground.machine)
     pinned = instance.demand.pinned_cpus
     if pinned is not None:
         found += _check_pins(instance, pinned, ground.machine)
@@ -57,15 +66,50 @@ def check_instance(raw: ServerInstance, instance: Instance, ground: Ground) -> l
     return found + _check_memory(instance, ground.machine)
 
 
-def _check_nodes(raw: ServerInstance, machine: Machine) -> list[Finding]:
-    """Nodes that the machine does not have: those that the user named, and of a running instance the record's."""
+def check_unused(raw: ServerInstance, instance: Instance, ground: Ground, settings: PlacementSettings) -> list[Finding]:
+    """Keys of our own that do nothing where they are, and bad values where nobody is refused for them."""
+    about = str(raw.key)
+    if instance.managed:
+        strangers = [name for name in instance.avoid if name not in ground.groups]
+        text = f"user.numa.avoid names {', '.join(strangers)}, and no instance here has that in user.numa.group"
+        return [note(Kind.UNUSED_KEY, about, f"{text}: there is nobody to avoid")] if strangers else []
+    bad = demand.list_bad_own_keys(raw, ground.machine, settings)
+    found = [
+        note(Kind.BAD_KEY, about, f"{key}: {what}; it counts as unset, as the instance did not opt in")
+        for key, what in bad
+    ]
+    own = (key for key, value in sorted(raw.config.items()) if key.startswith(demand.OWN_PREFIX) and value.strip())
+    good = [key for key in own if key not in dict(bad)]
+    ties = [key for key in good if key in TIES]
+    void = [key for key in good if key not in TIES]
+    parts = [f"{', '.join(void)} {_has(void)} no effect"] if void else []
+    parts += [f"{', '.join(ties)} only {_counts(ties)} where others are placed"] if ties else []
+    if parts:
+        text = f"{', and '.join(parts)}: the instance did not opt in"
+        found.append(note(Kind.UNUSED_KEY, about, text, f"set {_opt_in(ground.info)}, or unset what does nothing"))
+    return found
+
+
+def _opt_in(info: ServerInfo) -> str:
+    has_balanced = demand.BALANCED_EXTENSION in info.extensions
+    return f"{demand.LIMIT_NODES if has_balanced else demand.OPT_IN_NODES}={demand.BALANCED}"
+
+
+def _check_nodes(raw: ServerInstance, instance: Instance, machine: Machine) -> list[Finding]:
+    """Nodes that the machine does not have: those that the user named, and the record's where it is in force.
+
+    The record of a stopped instance is written anew when it starts, and one that did not opt in is not kept on it.
+    """
     found = []
-    keys = (demand.LIMIT_NODES, demand.VOLATILE_NODES) if raw.running else (demand.LIMIT_NODES,)
-    for key in keys:
+    in_force = raw.running and instance.managed
+    for key in (demand.LIMIT_NODES, demand.VOLATILE_NODES) if in_force else (demand.LIMIT_NODES,):
         strange = _named(raw.config.get(key, "")) - NodeSet(machine.node_by_id)
         if strange:
             text = f"its configuration names {show_nodes(strange)}, which this machine does not have ({key})"
-            do = f"correct {key}" if key == demand.LIMIT_NODES else "`incus-numa rebalance` writes it anew"
+            anew = "`incus-numa rebalance` writes it anew"
+            if instance.problems:
+                anew = f"correct its keys first, then {anew}"
+            do = f"correct {key}" if key == demand.LIMIT_NODES else anew
             found.append(warning(Kind.NODES_MISSING, str(raw.key), text, do))
     return found
 
@@ -165,3 +209,11 @@ def _named(text: str) -> NodeSet:
         return demand.parse_nodes(text) if text and text.strip() != demand.BALANCED else NodeSet()
     except ValueError:
         return NodeSet()
+
+
+def _has(keys: list[str]) -> str:
+    return "has" if len(keys) == 1 else "have"
+
+
+def _counts(keys: list[str]) -> str:
+    return "counts for" if len(keys) == 1 else "count for"

@@ -11,8 +11,8 @@ from incus_numa.daemon import owners
 from incus_numa.facts.words import show_nodes
 from incus_numa.model.instance import Instance, MemoryMode
 from incus_numa.model.machine import Machine
-from incus_numa.model.plan import Plan, Reason
-from incus_numa.model.snapshot import Observed
+from incus_numa.model.plan import Placement, Plan, Reason, Rejection
+from incus_numa.model.snapshot import Decided, Observed
 from incus_numa.policy.steps import PACED_BYTES
 from incus_numa.quantities import render_bytes
 from incus_numa.settings import PlacementSettings
@@ -37,13 +37,15 @@ _EXPLAINED = {
 class Running:
     """One running instance: `actual` are the CPUs that its cgroup leaves it, None for a virtual machine or unknown.
 
-    `is_forbidden` says that nobody may write its record.
+    `is_forbidden` says that nobody may write its record. `answer` is what a pass would decide about it, None where it
+    is not managed.
     """
 
     instance: Instance
     observed: Observed
     actual: CpuSet | None = None
     is_forbidden: bool = False
+    answer: Placement | Rejection | None = None
 
 
 def check_container(one: Running, machine: Machine) -> list[Finding]:
@@ -105,11 +107,38 @@ def _check_record(one: Running, cpus: CpuSet, machine: Machine) -> list[Finding]
     recorded, nodes = one.observed.nodes, machine.nodes_of(cpus)
     if not cpus or not recorded or nodes == recorded or not recorded <= NodeSet(machine.node_by_id):
         return []
+    if _is_as_decided(one, recorded, cpus, nodes):
+        return []
     text = (
         f"the server's record is not true: it says {show_nodes(recorded)}, but its CPUs {cpus} are on "
-        f"{show_nodes(nodes)}, and the server moves it there when it next rewrites CPUs"
+        f"{show_nodes(nodes)}"
     )
-    return [warning(Kind.RECORD_UNTRUE, str(one.instance.key), text, "`incus-numa rebalance` makes both agree")]
+    if one.observed.followed:
+        text += ", and the server moves it there when it next rewrites CPUs"
+    do = _once_placed(one, "`incus-numa rebalance` makes both agree")
+    return [warning(Kind.RECORD_UNTRUE, str(one.instance.key), text, do)]
+
+
+def _is_as_decided(one: Running, recorded: NodeSet, cpus: CpuSet, nodes: NodeSet) -> bool:
+    """Whether CPUs on other nodes than the record's are meant: one that is wide for its memory has CPUs on some only.
+
+    Where it is not known what was decided, what a pass decides counts.
+    """
+    decided: Decided | Placement | None = one.observed.decided
+    if decided is None and isinstance(one.answer, Placement):
+        decided = one.answer
+    if decided is None or decided.nodes != recorded:
+        return False
+    return cpus == decided.cpus or (nodes <= recorded and len(cpus) < len(recorded))
+
+
+def _once_placed(one: Running, do: str) -> str:
+    """What to do, where a pass does it; of a refused instance a pass leaves everything."""
+    if not isinstance(one.answer, Rejection):
+        return do
+    if one.answer.reason is Reason.BAD_KEY:
+        return f"correct its keys first, then {do}"
+    return f"a pass leaves it, as it is refused ({one.answer.reason.value}): when it can be placed, {do}"
 
 
 def _check_floating(one: Running, cpus: CpuSet, machine: Machine) -> list[Finding]:
@@ -127,7 +156,8 @@ def _check_floating(one: Running, cpus: CpuSet, machine: Machine) -> list[Findin
         f"its vCPUs float: they may run on CPUs {cpus} ({show_nodes(nodes)}), and belong on {belong}; the server "
         "leaves those of machines with one vCPU or an explicit topology so"
     )
-    return [warning(Kind.VM_FLOATING, str(one.instance.key), text, "`incus-numa rebalance` places them")]
+    do = _once_placed(one, "`incus-numa rebalance` places them")
+    return [warning(Kind.VM_FLOATING, str(one.instance.key), text, do)]
 
 
 def _check_memory(one: Running, machine: Machine, settings: PlacementSettings) -> list[Finding]:

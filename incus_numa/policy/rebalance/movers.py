@@ -66,7 +66,7 @@ def bound_to_stay(desk: Desk, instance: Instance) -> Held | None:
     elif instance.policy is Policy.NONE:
         found = Hold.POLICY, "policy none: it has the whole machine"
     elif instance.problem is not None:
-        found = Hold.NOT_PLACED, f"{instance.problem[0]}: {instance.problem[1]}"
+        found = Hold.NOT_PLACED, instance.problem
     elif decided is None:
         found = Hold.NOT_PLACED, "no nodes were decided for it yet"
     elif not decided.nodes or not decided.nodes <= desk.ledger.nodes or not desk.ledger.cpus_of(decided.nodes):
