@@ -48,6 +48,10 @@ move        a change of nodes of an instance that had a placement.
 step        one change that brings an instance nearer to its placement.
 snapshot    everything a plan is decided from.
 pass        observe, decide, apply; its outcome is a report.
+notice      what the service tells of its own work while it happens; metrics count notices.
+facts       what is known about the host or an instance, as plain values: for commands and for the API.
+gauge       a number of this moment, for metrics.
+overrides   tables of settings that the API was told to have over those of the file.
 trigger     a hint to look again: an event, a timer, a changed file, a signal.
 trace       arrivals and departures that are replayed; one of its instances is a *stay*.
 peer        another program whose documented rule is replayed beside our policies.
