@@ -19,7 +19,7 @@ from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.errors import ForbiddenKeyError, GoneError, IncusNumaError, ReportError, RetryError
 from incus_numa.model.instance import InstanceKey, InstanceType
 from incus_numa.server import demand
-from incus_numa.server.protocol import Connected, Event, Product, Server, ServerInstance
+from incus_numa.server.protocol import Connected, Event, Heard, Product, Server, ServerInstance
 
 PATIENCE_S = 30.0
 NOTE: Final = "user.suite"
@@ -231,7 +231,7 @@ def facts(one: ServerInstance) -> tuple[object, ...]:
 
 
 @asynccontextmanager
-async def watching(server: Server) -> AsyncIterator[AsyncIterator[Event | Connected]]:
+async def watching(server: Server) -> AsyncIterator[AsyncIterator[Heard]]:
     """The server's events, for no longer than PATIENCE_S."""
     stream = server.watch_events()
     try:
@@ -241,9 +241,7 @@ async def watching(server: Server) -> AsyncIterator[AsyncIterator[Event | Connec
         await stream.aclose()  # type: ignore[attr-defined]
 
 
-async def see(
-    stream: AsyncIterator[Event | Connected], wanted: set[tuple[str, InstanceKey]], member: str | None
-) -> None:
+async def see(stream: AsyncIterator[Heard], wanted: set[tuple[str, InstanceKey]], member: str | None) -> None:
     """Return when all these events have come, in any order; those of what was done before may come between them."""
     while wanted:
         event = await anext(stream)

@@ -19,7 +19,7 @@ from incus_numa.daemon.triggers import Triggers, Verification
 from incus_numa.errors import IncusNumaError
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.notice import StreamOpened
-from incus_numa.server.protocol import Connected, Event, Server, is_elsewhere
+from incus_numa.server.protocol import Connected, Disconnected, Event, Server, is_elsewhere
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def meaning_of(event: Event, member: str | None) -> Meaning:
 
 
 class Listening:
-    """Follows the event stream of one server. `connected` says whether it was heard of yet, and who it is.
+    """Follows the event stream of one server. `connected` says whether it was heard of yet, `heard` whether it is now.
 
     `ready` is set from then on: before it is known which member of a cluster this is, and which key the server keeps
     nodes in, nothing may be placed.
@@ -101,6 +101,7 @@ class Listening:
 
     def __init__(self, server: Server, reconciler: Reconciler, triggers: Triggers, verify_s: Sequence[float]) -> None:
         self.ready = asyncio.Event()
+        self.heard = False
         self._greeting: asyncio.Task[None] | None = None
         self._server = server
         self._reconciler = reconciler
@@ -129,6 +130,8 @@ class Listening:
             async for event in self._server.watch_events():
                 if isinstance(event, Connected):
                     await self._begin(group)
+                elif isinstance(event, Disconnected):
+                    self.heard = False
                 else:
                     await self._take(event, group)
 
@@ -193,6 +196,7 @@ class Listening:
         await (self._greet(group) if self.connected else self._greet_until_done())
         self._reconciler.forget_own_updates()
         self.ready.set()
+        self.heard = True
         self._look_at_everything()
         asyncio.get_running_loop().call_later(STARTING_S, self._triggers.look_at_everything)
 

@@ -149,8 +149,8 @@ class Service:
 
     @property
     def connected(self) -> bool:
-        """Whether the server's events were heard of yet."""
-        return self._listening.connected
+        """Whether the server's events are heard now."""
+        return self._listening.heard
 
     def reload(self) -> None:
         """Read the settings again; bad ones are refused with the reason and the old ones stay."""

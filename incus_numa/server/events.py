@@ -15,7 +15,7 @@ from tenacity import AsyncRetrying, RetryCallState
 from tenacity.wait import wait_base, wait_random_exponential
 
 from incus_numa.server import decode, refusals
-from incus_numa.server.protocol import Connected, Event
+from incus_numa.server.protocol import Connected, Disconnected, Event, Heard
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +48,8 @@ class _Backoff:
 
 async def watch_events(
     socket: str, *, heartbeat_s: float = _HEARTBEAT_S, pace: wait_base = _PACE
-) -> AsyncIterator[Event | Connected]:
-    """Lifecycle events of all projects, for ever, with `Connected` first after each connection.
+) -> AsyncIterator[Heard]:
+    """Lifecycle events of all projects: `Connected`, the events of that connection, `Disconnected`, and so on for ever.
 
     A server that answers no ping for one and a half `heartbeat_s` counts as lost. Never raises but for cancellation.
     """
@@ -58,18 +58,20 @@ async def watch_events(
     timeout = aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=socket), timeout=timeout) as session:
         while True:
-            since = loop.time()
+            since, is_open = loop.time(), False
             try:
                 async with await _connect(session, heartbeat_s) as websocket:
                     if lost:
                         log.info("event stream is back: socket=%s", socket)
-                    lost = False
+                    lost, is_open = False, True
                     yield Connected()
                     async for event in _events(websocket):
                         yield event
                     reason = str(websocket.exception() or f"the server closed it, code {websocket.close_code}")
             except (aiohttp.ClientError, OSError) as error:
                 reason = _reason(socket, error)
+            if is_open:
+                yield Disconnected()
             if not lost:
                 log.warning("event stream is lost, trying again until it is back: %s", reason)
                 lost = True

@@ -14,7 +14,7 @@ from incus_numa.errors import ForbiddenKeyError, GoneError, IncusNumaError, Retr
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.notice import ServerCalled
 from incus_numa.server import decode, events, refusals
-from incus_numa.server.protocol import Connected, Event, Listing, Project, ServerInfo, ServerInstance
+from incus_numa.server.protocol import Heard, Listing, Project, ServerInfo, ServerInstance
 
 # The server ignores the host of a request that comes over its socket.
 _BASE = "http://incus"
@@ -84,7 +84,7 @@ class HttpServer:
         body, _ = await self._get(decode.RESOURCES_REQUEST, "/1.0/resources")
         return decode.decode_metadata(body, decode.RESOURCES_REQUEST)
 
-    def watch_events(self) -> AsyncIterator[Event | Connected]:
+    def watch_events(self) -> AsyncIterator[Heard]:
         """Lifecycle events of all projects, for ever: reconnects by itself, with `Connected` first each time."""
         return events.watch_events(self._socket)
 

@@ -86,6 +86,14 @@ class Connected:
     """Sent once after every (re)connection of the event stream: events may have been missed, list everything."""
 
 
+class Disconnected:
+    """Sent once when a connection of the event stream is lost."""
+
+
+Heard = Event | Connected | Disconnected
+"""What comes out of an event stream."""
+
+
 class Server(Protocol):
     """Incus or LXD. Every method may raise UnreachableError, and ReportError for an answer that makes no sense."""
 
@@ -113,8 +121,11 @@ class Server(Protocol):
     async def get_resources(self) -> bytes:
         """The `metadata` of `GET /1.0/resources`, as JSON for `topology.resources`."""
 
-    def watch_events(self) -> AsyncIterator[Event | Connected]:
-        """Lifecycle events of all projects, for ever: reconnects by itself, with `Connected` first each time."""
+    def watch_events(self) -> AsyncIterator[Heard]:
+        """Lifecycle events of all projects, for ever: reconnects by itself, with `Connected` first each time.
+
+        `Disconnected` comes last of each connection.
+        """
 
     async def close(self) -> None:
         """Give back connections."""

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from incus_numa.errors import IncusNumaError, ReportError
 from incus_numa.model.instance import InstanceKey
 from incus_numa.server import decode, refusals
-from incus_numa.server.protocol import Connected, Event, Listing, Project, ServerInfo, ServerInstance
+from incus_numa.server.protocol import Heard, Listing, Project, ServerInfo, ServerInstance
 
 _WORKERS = 4
 
@@ -92,7 +92,7 @@ class PylxdServer:
         response = await self._call(decode.RESOURCES_REQUEST, lambda api: api.resources.get(is_api=False))
         return decode.decode_metadata(response.content, decode.RESOURCES_REQUEST)
 
-    def watch_events(self) -> AsyncIterator[Event | Connected]:
+    def watch_events(self) -> AsyncIterator[Heard]:
         """Lifecycle events of all projects, for ever: reconnects by itself, with `Connected` first each time."""
         from incus_numa.server import events
 

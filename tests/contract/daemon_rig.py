@@ -28,7 +28,7 @@ from incus_numa.model.instance import InstanceKey
 from incus_numa.model.machine import Machine
 from incus_numa.server import events
 from incus_numa.server.http_server import HttpServer
-from incus_numa.server.protocol import Connected, Event, ServerInfo, ServerInstance
+from incus_numa.server.protocol import Heard, ServerInfo, ServerInstance
 from incus_numa.settings import DaemonSettings, HostSettings, ServerSettings, Settings
 from incus_numa.simulator import trees
 from incus_numa.simulator.groups import group_name
@@ -85,7 +85,7 @@ class MeddledServer(HttpServer):
         await super().patch_config(key, changes, etag)
         await self.after_patch(key)
 
-    def watch_events(self) -> AsyncIterator[Event | Connected]:
+    def watch_events(self) -> AsyncIterator[Heard]:
         return events.watch_events(self._path, heartbeat_s=self._heartbeat_s, pace=wait_fixed(0.02))
 
 

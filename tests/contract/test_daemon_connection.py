@@ -164,3 +164,11 @@ async def test_daemon_that_died_without_a_word_is_replaced_by_another() -> None:
         await asyncio.wait((r.daemon.running,))
         r.start_daemon()
         await r.placed(key)
+
+
+async def test_service_knows_whether_the_server_is_heard_now() -> None:
+    async with rig() as r:
+        assert r.daemon.service.connected
+        r.simulator.incus.hub.drop_all()
+        await eventually(lambda: not r.daemon.service.connected)
+        await eventually(lambda: r.daemon.service.connected)

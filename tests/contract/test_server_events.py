@@ -18,7 +18,7 @@ from tenacity import wait_none
 
 from incus_numa.server import events
 from incus_numa.server.http_server import HttpServer
-from incus_numa.server.protocol import Connected, Event, Server
+from incus_numa.server.protocol import Connected, Disconnected, Event, Heard, Server
 from incus_numa.server.pylxd_server import PylxdServer
 from tests.contract.small_server import EVENT, KEY, SmallServer, html, refused
 
@@ -40,18 +40,18 @@ async def server(request: pytest.FixtureRequest, fake: SmallServer) -> AsyncIter
     await made.close()
 
 
-async def take(stream: AsyncIterator[Event | Connected], count: int) -> list[Event | type[Connected]]:
-    """The next items; `Connected` has no value, so its type stands for it."""
-    taken: list[Event | type[Connected]] = []
+async def take(stream: AsyncIterator[Heard], count: int) -> list[Event | type]:
+    """The next items; types stand for those that have no value."""
+    taken: list[Event | type] = []
     async with asyncio.timeout(20):
         while len(taken) < count:
             item = await anext(stream)
-            taken.append(Connected if isinstance(item, Connected) else item)
+            taken.append(item if isinstance(item, Event) else type(item))
     return taken
 
 
 @contextlib.asynccontextmanager
-async def watching(fake: SmallServer, heartbeat_s: float = 10) -> AsyncIterator[AsyncIterator[Event | Connected]]:
+async def watching(fake: SmallServer, heartbeat_s: float = 10) -> AsyncIterator[AsyncIterator[Heard]]:
     stream = events.watch_events(fake.path, heartbeat_s=heartbeat_s, pace=wait_none())
     try:
         yield stream
@@ -71,7 +71,7 @@ async def test_lost_stream_connects_again_and_says_so_once(fake: SmallServer, ca
         async with watching(fake) as stream:
             assert await take(stream, 2) == [Connected, WATCHED]
             await fake.listeners[0].close(code=WSCloseCode.GOING_AWAY)
-            assert await take(stream, 2) == [Connected, WATCHED]
+            assert await take(stream, 3) == [Disconnected, Connected, WATCHED]
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
@@ -109,7 +109,7 @@ async def test_half_closed_stream_is_noticed(tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
     listener = await loop.create_unix_server(lambda: good() if seen else Mute(), fake.path)
     async with watching(fake, heartbeat_s=0.05) as stream:
-        assert await take(stream, 3) == [Connected, Connected, WATCHED]
+        assert await take(stream, 4) == [Connected, Disconnected, Connected, WATCHED]
     listener.close()
     for transport in seen:
         transport.abort()

@@ -21,7 +21,8 @@ from incus_numa.host.virtual import VirtualMachines
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.plan import MovePages, Outcome, PatchNodes, Step, StepResult, WriteCpus, WriteMems
 from incus_numa.model.snapshot import Decided
-from incus_numa.server.protocol import Connected, Event, Listing, Project, ServerInfo, ServerInstance
+from incus_numa.server.protocol import Heard as StreamItem
+from incus_numa.server.protocol import Listing, Project, ServerInfo, ServerInstance
 
 KEY = InstanceKey("default", "c1")
 PATCH = PatchNodes(key=KEY, nodes=NodeSet([1]), before=None)
@@ -63,7 +64,7 @@ class OneAnswer:
     async def get_resources(self) -> bytes:
         raise NotImplementedError
 
-    def watch_events(self) -> AsyncIterator[Event | Connected]:
+    def watch_events(self) -> AsyncIterator[StreamItem]:
         raise NotImplementedError
 
     async def close(self) -> None:
