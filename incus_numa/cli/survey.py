@@ -7,7 +7,7 @@ from dataclasses import replace
 from incus_numa.cli import moving
 from incus_numa.cli.wiring import connect
 from incus_numa.errors import GoneError, ReportError
-from incus_numa.facts.survey import Survey, take_measured, take_survey
+from incus_numa.facts.survey import Survey, measure, take_survey
 from incus_numa.model.instance import InstanceKey
 from incus_numa.server.protocol import Server
 from incus_numa.settings import Settings
@@ -25,7 +25,7 @@ async def survey(settings: Settings, window_s: float = 0.0, project: str | None 
         if not window_s:
             return found
         measuring = await moving.measure(session, window_s, plain=False)
-        return replace(found, measured=take_measured(session.world, settings.placement, measuring.rates))
+        return replace(found, measured=measure(session.world.snapshot(), settings.placement, measuring.rates))
 
 
 async def check_project(server: Server, project: str | None) -> None:

@@ -22,17 +22,12 @@ from incus_numa.facts import instance, load, rows
 from incus_numa.facts.cpu_busy import CpuBusy
 from incus_numa.facts.gauges import take_gauges
 from incus_numa.facts.history import STEP_S, LoadHistory
-from incus_numa.facts.survey import Measured, Survey, answer
+from incus_numa.facts.survey import Survey, answer, make_survey
 from incus_numa.facts.words import rounded
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.notice import Notice, PassEnded, Scope
-from incus_numa.model.plan import Plan
-from incus_numa.model.sample import Rates
-from incus_numa.model.snapshot import Snapshot
 from incus_numa.policy import document as plans
-from incus_numa.policy.desk import open_desk
-from incus_numa.policy.rebalance import measured as node_loads
-from incus_numa.settings import LIVE_TABLES, RESTART_KEYS, PlacementSettings, Settings, settings_as_dict
+from incus_numa.settings import LIVE_TABLES, RESTART_KEYS, Settings, settings_as_dict
 from incus_numa.topology import document as machines
 from incus_numa.web.protocol import Document, Gauges
 
@@ -128,7 +123,7 @@ class LiveHost:
                 "instances": [
                     {"project": one.instance.key.project, "name": one.instance.key.name}
                     for one in survey.seen
-                    if node.id in (one.observed.home or ())
+                    if node.id in survey.nodes_of(one)
                 ],
             }
             for row, node in zip(rows.node_rows(survey), survey.machine.nodes, strict=True)
@@ -251,21 +246,12 @@ class LiveHost:
         async with self._looking:
             while self._look is None or self._look.fresh_until_s < time.monotonic():
                 turn, placement, began = self._turn, self._service.settings.placement, time.monotonic()
-                snapshot, seen = self._world.snapshot(), {one.instance.key: one for one in self._world.all_seen()}
+                snapshot, seen = self._world.snapshot(), self._world.all_seen()
                 rates = self._service.balancing.rates
-                plan, load_now, measured = await asyncio.to_thread(_judge, snapshot, placement, rates)
+                found = await asyncio.to_thread(answer, snapshot, placement, rates)
                 now = time.monotonic()
                 look = Look(
-                    survey=Survey(
-                        machine=snapshot.machine,
-                        seen=tuple(seen[key] for key in sorted(seen)),
-                        snapshot=snapshot,
-                        plan=plan,
-                        load_now=load_now,
-                        steps={one.key: self._world.diff(one, seen[one.key]) for one in plan.placements},
-                        problems=self._world.problems,
-                        measured=measured,
-                    ),
+                    survey=make_survey(self._world, snapshot, seen, found),
                     took_s=now - began,
                     fresh_until_s=now + max(FRESH_S, RESTS * (now - began)),
                 )
@@ -290,15 +276,3 @@ class LiveHost:
 
     def _tables(self) -> dict[str, Any]:
         return {name: dict(table) for name, table in self._origin.overrides.kept.items() if table}
-
-
-def _judge(
-    snapshot: Snapshot, placement: PlacementSettings, rates: Rates | None
-) -> tuple[Plan, Mapping[int, float], Measured | None]:
-    """What a pass would decide, the load of the nodes as things are, and as measured. Pure: it runs in a thread."""
-    plan, load_now = answer(snapshot, placement)
-    if rates is None:
-        return plan, load_now, None
-    instances = sorted(snapshot.instances, key=lambda one: one.key)
-    node_load = node_loads.measure(open_desk(snapshot, placement, instances)).load
-    return plan, load_now, Measured(rates=rates, snapshot=snapshot, node_load=node_load)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.daemon.observe import World
@@ -91,41 +92,46 @@ class Survey:
         return sum(size for node, size in memory.items() if node in nodes) / total
 
 
-def take_survey(world: World, settings: PlacementSettings, measured: Measured | None = None) -> Survey:
+class Answer(NamedTuple):
+    """What a pass would decide about a snapshot, the load of the nodes as things are, and as measured."""
+
+    plan: Plan
+    load_now: Mapping[int, float]
+    measured: Measured | None
+
+
+def take_survey(world: World, settings: PlacementSettings) -> Survey:
     """What was last seen of everything that runs, and what a pass would decide about it."""
     snapshot = world.snapshot()
-    return make_survey(world, snapshot, *answer(snapshot, settings), measured)
+    return make_survey(world, snapshot, world.all_seen(), answer(snapshot, settings))
 
 
-def answer(snapshot: Snapshot, settings: PlacementSettings) -> tuple[Plan, Mapping[int, float]]:
-    """What a pass would decide, and the load of the nodes as things are. Pure: it may run in a thread."""
+def answer(snapshot: Snapshot, settings: PlacementSettings, rates: Rates | None = None) -> Answer:
+    """The answer to a snapshot. Pure: it may run in a thread."""
     nothing = planner.plan(snapshot, settings, only=frozenset())
-    return planner.plan(snapshot, settings), nothing.node_load
+    return Answer(planner.plan(snapshot, settings), nothing.node_load, measure(snapshot, settings, rates))
 
 
-def make_survey(
-    world: World, snapshot: Snapshot, plan: Plan, load_now: Mapping[int, float], measured: Measured | None
-) -> Survey:
-    """A survey of what was last seen, with the answer to this snapshot."""
-    seen = {one.instance.key: one for one in world.all_seen()}
-    refused = [one.key for one in plan.rejections]
+def make_survey(world: World, snapshot: Snapshot, seen: Iterable[Seen], found: Answer) -> Survey:
+    """A survey of what was seen when the snapshot was taken."""
+    by_key = {one.instance.key: one for one in seen}
+    refused = [one.key for one in found.plan.rejections]
     return Survey(
-        steps={one.key: world.diff(one, seen[one.key], refused) for one in plan.placements if one.key in seen},
+        steps={one.key: world.diff(one, by_key[one.key], refused) for one in found.plan.placements},
         machine=snapshot.machine,
-        seen=tuple(seen[key] for key in sorted(seen)),
-        measured=measured,
+        seen=tuple(by_key[key] for key in sorted(by_key)),
+        measured=found.measured,
         snapshot=snapshot,
-        plan=plan,
-        load_now=load_now,
+        plan=found.plan,
+        load_now=found.load_now,
         problems=world.problems,
     )
 
 
-def take_measured(world: World, settings: PlacementSettings, rates: Rates | None) -> Measured | None:
+def measure(snapshot: Snapshot, settings: PlacementSettings, rates: Rates | None) -> Measured | None:
     """The load of instances and nodes by the rates that were measured; None without any."""
     if rates is None:
         return None
-    snapshot = world.snapshot()
     instances = sorted(snapshot.instances, key=lambda one: one.key)
     node_load = node_loads.measure(open_desk(snapshot, settings, instances)).load
     return Measured(rates=rates, snapshot=snapshot, node_load=node_load)
