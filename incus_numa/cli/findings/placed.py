@@ -180,7 +180,7 @@ def _check_memory(one: Running, machine: Machine, settings: PlacementSettings) -
             f"the server bound it to {show_nodes(observed.bound)} at start, where all that the guest touches later is"
         )
     text = f"its memory is not with its vCPUs on {show_nodes(home)}: {'; '.join(parts)}"
-    do = "restart it, and the server binds it anew"
+    do = "restart it, and its memory is allocated anew"
     if is_much and settings.vm_memory == "keep":
         do = f'set placement.vm_memory = "migrate" to move what is there, or {do}'
     return [warning(Kind.VM_MEMORY, str(one.instance.key), text, do)]
