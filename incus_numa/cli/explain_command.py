@@ -10,9 +10,11 @@ from typing import Any
 import click
 
 from incus_numa.cli import load_facts, output, vm_facts
+from incus_numa.cli.completing import complete_instance
 from incus_numa.cli.main import EXIT_REFUSED
 from incus_numa.cli.options import common, formatted, load_settings, look_s, start_logging, windowed
 from incus_numa.cli.survey import survey, whereabouts
+from incus_numa.cli.told import Explanation, ask_explanation
 from incus_numa.cpuset import NodeSet
 from incus_numa.daemon.journal import Journal
 from incus_numa.errors import ReportError
@@ -20,16 +22,16 @@ from incus_numa.facts import instance, load
 from incus_numa.facts.words import count, show_nodes
 from incus_numa.model.instance import InstanceKey, MemoryMode
 from incus_numa.model.machine import Machine
-from incus_numa.model.plan import Rejection
 from incus_numa.policy import memory
 from incus_numa.quantities import render_bytes
+from incus_numa.settings import Settings
 
 MOSTLY = 0.5
 """From this part on memory counts as being where its instance is."""
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_instance)
 @click.option("--project", default="default", show_default=True, help="The instance's project.")
 @windowed
 @formatted
@@ -43,18 +45,25 @@ def command(
     """
     start_logging(log_level)
     settings = load_settings(config_file)
-    found = asyncio.run(survey(settings, look_s(settings, window), project))
-    key = InstanceKey(project, name)
+    found = asyncio.run(_find(settings, InstanceKey(project, name), window))
+    output.emit(output_format, found.facts, [found.facts], lambda: _print(found.facts, found.machine))
+    return EXIT_REFUSED if found.facts["state"].startswith("refused") else 0
+
+
+async def _find(settings: Settings, key: InstanceKey, window: float | None) -> Explanation:
+    """What the daemon knows, or what is seen here. Raises UnreachableError, and ReportError where it does not run."""
+    told = None if window is not None else await ask_explanation(settings, key)
+    if told is not None:
+        return told
+    found = await survey(settings, look_s(settings, window), key.project)
     seen = found.get(key)
     if seen is None:
-        raise ReportError(asyncio.run(whereabouts(settings, key)))
+        raise ReportError(await whereabouts(settings, key))
     journal, now_s = Journal(Path(settings.rebalance.journal)), time.time()
     verdict = load.judge(found, seen, journal.last_moves(now_s), now_s, settings)
-    facts = instance.explain(found, seen, settings) | load.list_facts(
-        found, seen, journal.read(), verdict, settings.rebalance
-    )
-    output.emit(output_format, facts, [facts], lambda: _print(facts, found.machine))
-    return EXIT_REFUSED if isinstance(found.answer(key), Rejection) else 0
+    facts = instance.explain(found, seen, settings)
+    facts |= load.list_facts(found, seen, journal.read(), verdict, settings.rebalance)
+    return Explanation(facts=facts, machine=found.machine)
 
 
 def _print(facts: dict[str, Any], machine: Machine) -> None:

@@ -10,8 +10,9 @@ import click
 from incus_numa.cli import output
 from incus_numa.cli.options import common, formatted, load_settings, look_s, start_logging, windowed
 from incus_numa.cli.survey import survey
+from incus_numa.cli.told import Listing, ask_listing
 from incus_numa.facts.rows import instance_rows, node_rows
-from incus_numa.facts.survey import Survey
+from incus_numa.settings import Settings
 
 COLUMNS = (
     *("project", "name", "type", "vcpus", "memory_bytes", "nodes", "cpus", "mems", "state", "group", "exclusive"),
@@ -33,25 +34,40 @@ def command(
     """
     start_logging(log_level)
     settings = load_settings(config_file)
-    found = asyncio.run(survey(settings, look_s(settings, window), project))
-    rows = instance_rows(found, project)
-    data = {"instances": rows, "nodes": node_rows(found)}
+    found = asyncio.run(_find(settings, project, window))
+    rows = [row for row in found.instances if project in (None, row["project"])]
+    data = {"instances": rows, "nodes": found.nodes}
     output.emit(output_format, data, rows, lambda: _tables(found, rows), columns=COLUMNS)
     if not rows and (output_format == "table" or project is not None):
         click.echo(_nobody(found, project), err=True)
-    for problem in (*found.problems, *found.plan.warnings):
+    for problem in found.problems:
         click.echo(f"Warning: {problem}", err=True)
 
 
-def _nobody(found: Survey, project: str | None) -> str:
+async def _find(settings: Settings, project: str | None, window: float | None) -> Listing:
+    """What the daemon knows, or what is seen here. Raises UnreachableError, and ReportError for no such project."""
+    told = None if window is not None else await ask_listing(settings)
+    # Only the server knows whether there is a project in which nothing runs.
+    if told is not None and (project is None or any(row["project"] == project for row in told.instances)):
+        return told
+    found = await survey(settings, look_s(settings, window), project)
+    return Listing(
+        instances=instance_rows(found),
+        nodes=node_rows(found),
+        problems=(*found.problems, *found.plan.warnings),
+        is_measured=found.measured is not None,
+    )
+
+
+def _nobody(found: Listing, project: str | None) -> str:
     """Why no instance is listed, as a sentence."""
-    projects = ", ".join(sorted({seen.instance.key.project for seen in found.seen}))
+    projects = ", ".join(sorted({row["project"] for row in found.instances}))
     if project is None or not projects:
         return "no instance runs"
     return f"no instance runs in project {project}, but in {projects}"
 
 
-def _tables(found: Survey, rows: list[output.Row]) -> None:
+def _tables(found: Listing, rows: list[output.Row]) -> None:
     """Instances and nodes; the headers are short, so that both fit into 80 columns."""
     shown = [
         row
@@ -72,8 +88,8 @@ def _tables(found: Survey, rows: list[output.Row]) -> None:
     output.print_table(
         [
             {"node": row["node"], "cpus": row["cpus"], "load": row["load"]}
-            | ({} if found.measured is None else {"measured": row["measured_load"]})
+            | ({"measured": row["measured_load"]} if found.is_measured else {})
             | {"memory": output.show_bytes(row["memory_bytes"]), "free": output.show_bytes(row["free_bytes"])}
-            for row in node_rows(found)
+            for row in found.nodes
         ]
     )

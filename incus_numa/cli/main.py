@@ -8,21 +8,25 @@ import sys
 from collections.abc import Mapping
 
 import click
+from click.shell_completion import CompletionItem
 
 from incus_numa import __version__
 from incus_numa.errors import ConfigError, IncusNumaError, UnreachableError
 
 COMMANDS: Mapping[str, str] = {
     "check": "What will not work here, and what would crash the server.",
+    "completion": "Make a shell complete the command line.",
     "config": "Show or validate the configuration.",
     "daemon": "Run the service.",
     "demo": "The daemon against the built-in simulator: no Incus, no root.",
     "explain": "Why an instance is where it is.",
     "list": "Placements and load now.",
     "plan": "Decide offline from files; touches nothing.",
+    "policy": "Show or change the policy of the daemon while it runs.",
     "rebalance": "One pass now: place what is not placed, move what pays.",
     "release": "Hand instances back: all CPUs, memory not bound.",
     "simulate": "Replay arrivals and departures; compare policies.",
+    "top": "Watch load, and what the daemon does, as it happens.",
     "topology": "The machine as incus-numa sees it.",
 }
 """Names and short help; each is `command` in `incus_numa.cli.NAME_command`."""
@@ -43,6 +47,12 @@ class LazyGroup(click.Group):
             return None
         command: click.Command = importlib.import_module(f"incus_numa.cli.{cmd_name}_command").command
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands and options that begin so, without importing the commands."""
+        names = [name for name in sorted(COMMANDS) if name.startswith(incomplete)]
+        found = [CompletionItem(name, help=COMMANDS[name]) for name in names]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, without importing them."""

@@ -78,17 +78,21 @@ with_settings = click.option(
 """The settings file of a command that works offline."""
 
 
-def formatted(function: F) -> F:
-    """`-f, --format`, which every command that prints data takes."""
+def formatted_with(*more: str) -> Callable[[F], F]:
+    """`-f, --format` with further formats than those of every command that prints data."""
     return click.option(
         "-f",
         "--format",
         "output_format",
-        type=click.Choice(["table", "json", "yaml", "csv"]),
+        type=click.Choice(["table", "json", "yaml", "csv", *more]),
         default="table",
         show_default=True,
         help="Output format.",
-    )(function)
+    )
+
+
+formatted = formatted_with()
+"""`-f, --format`, which every command that prints data takes."""
 
 
 def windowed(function: F) -> F:

@@ -7,7 +7,7 @@ import io
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import click
 import msgspec
@@ -80,23 +80,38 @@ def print_table(rows: Sequence[Row], *, title: str | None = None, empty: str = "
         click.echo(empty, err=True)
         return
     console = _console()
-    names = list(rows[0])
-    cells = [[_cell(value) for value in row.values()] for row in rows]
-    headers = [name.strip().upper().replace("_", " ") for name in names]
+    headers, right, cells = _cells(rows)
     _fold_lists(headers, cells, console.width)
-    right = [all(_is_amount(row[name]) or row[name] is None for row in rows) for name in names]
     console.print(_table(headers, right, cells))
     lines = console.file.getvalue().splitlines()
     write("\n".join(line.rstrip() for line in ([title] if title else []) + lines))
 
 
-def _table(headers: Sequence[str], right: Sequence[bool], cells: Sequence[Sequence[str]]) -> Any:
+def make_table(rows: Sequence[Row], *, no_wrap: bool = False) -> Any:
+    """The same as a table of rich, for what is shown live; there must be rows."""
+    headers, right, cells = _cells(rows)
+    return _table(headers, right, cells, no_wrap=no_wrap)
+
+
+def _cells(rows: Sequence[Row]) -> tuple[list[str], list[bool], list[list[str]]]:
+    """Headers, which columns belong to the right, and texts."""
+    names = list(rows[0])
+    headers = [name.strip().upper().replace("_", " ") for name in names]
+    right = [all(_is_amount(row[name]) or row[name] is None for row in rows) for name in names]
+    return headers, right, [[_cell(value) for value in row.values()] for row in rows]
+
+
+def _table(
+    headers: Sequence[str], right: Sequence[bool], cells: Sequence[Sequence[str]], *, no_wrap: bool = False
+) -> Any:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     for header, is_right in zip(headers, right, strict=True):
-        table.add_column(Text(header), justify="right" if is_right else "left", overflow="fold")
+        side: Literal["left", "right"] = "right" if is_right else "left"
+        overflow: Literal["fold", "ellipsis"] = "ellipsis" if no_wrap else "fold"
+        table.add_column(Text(header), justify=side, overflow=overflow, no_wrap=no_wrap)
     for row in cells:
         table.add_row(*(Text(text) for text in row))
     return table

@@ -10,6 +10,7 @@ import click
 
 from incus_numa.applier.protocol import describe_change
 from incus_numa.cli import output, running
+from incus_numa.cli.completing import complete_instance
 from incus_numa.cli.main import EXIT_FAILED
 from incus_numa.cli.options import common_with, formatted, load_settings, start_logging
 from incus_numa.cli.survey import check_project, tell_whereabouts
@@ -29,7 +30,7 @@ ASK = "unset limits.cpu.nodes (LXD: user.limits.cpu.nodes)"
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_instance)
 @click.option("--project", default=None, help="The instance's project; without NAME, only instances of this project.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
 @formatted

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import click
 
 from incus_numa.cli import fitting, output
-from incus_numa.cli.options import DEFAULT_CONFIG, common, formatted, load_settings, named, start_logging
+from incus_numa.cli.options import DEFAULT_CONFIG, common, formatted_with, load_settings, named, start_logging
+from incus_numa.cli.told import ask_seats
+from incus_numa.cli.tree import render_tree
 from incus_numa.cpuset import NodeSet
 from incus_numa.errors import ConfigError
+from incus_numa.facts.picture import render_picture
 from incus_numa.model.machine import Machine, Node
+from incus_numa.settings import Settings
 from incus_numa.topology import document, sysfs
 
 WIDEST_MATRIX = 16
@@ -26,10 +31,12 @@ WIDEST_MATRIX = 16
     metavar="DIR",
     help="A directory that holds a snapshot's sys/ and proc/, instead of this host.",
 )
-@formatted
+@formatted_with("tree", "svg")
 @common
 def command(config_file: Path | None, log_level: str, output_format: str, snapshot: Path | None) -> None:
     """Show nodes, CPUs, memory and distances of the machine.
+
+    As svg it is a picture, with the instances that the daemon knows of.
 
     Example: incus-numa topology --format json > machine.json
     """
@@ -42,6 +49,21 @@ def command(config_file: Path | None, log_level: str, output_format: str, snapsh
         machine = sysfs.read_machine(Path(settings.host.sysfs), Path(settings.host.procfs), name=_host_name())
     else:
         machine = read_snapshot(snapshot)
+    if output_format == "tree":
+        output.write(render_tree(machine))
+    elif output_format == "svg":
+        output.write(_draw(machine, settings if snapshot is None else None))
+    else:
+        _show(machine, output_format)
+
+
+def _draw(machine: Machine, settings: Settings | None) -> str:
+    """A picture of the machine; without `settings` no daemon is asked who is on it."""
+    known = None if settings is None else asyncio.run(ask_seats(settings, machine))
+    return render_picture(machine, *(known or ())).rstrip("\n")
+
+
+def _show(machine: Machine, output_format: str) -> None:
     output.emit(output_format, document.render_machine(machine), node_rows(machine), lambda: _tables(machine))
     for warning in machine.warnings if output_format in ("table", "csv") else ():
         click.echo(f"Warning: {warning}", err=True)

@@ -53,9 +53,9 @@ def test_help(words: tuple[str, ...], golden: Golden) -> None:
 @pytest.mark.parametrize("words", commands()[1:], ids="-".join)
 def test_every_command_has_an_example_and_the_shared_options(words: tuple[str, ...]) -> None:
     out = run(*words, "--help").out
-    if words == ("config",):
-        assert "show" in out
-        assert "check" in out
+    inner = {"config": ("show", "check"), "policy": ("get", "set")}
+    if len(words) == 1 and words[0] in inner:
+        assert all(f"\n  {name} " in out for name in inner[words[0]])
     else:
         assert "Example: incus-numa" in out
         assert "--config FILE" in out
@@ -71,7 +71,7 @@ def snapshot(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("output_format", ["table", "json", "yaml", "csv"])
+@pytest.mark.parametrize("output_format", ["table", "json", "yaml", "csv", "tree", "svg"])
 def test_topology(snapshot: Path, output_format: str, golden: Golden) -> None:
     result = run("topology", "--sysfs", snapshot, "-f", output_format)
     assert (result.code, result.err) == (0, "")

@@ -1,0 +1,195 @@
+"""What `top` shows: the nodes with their load, the busiest instances, what happened last. Values in, tables out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from incus_numa.cli import output
+from incus_numa.facts.words import count, show_nodes
+from incus_numa.quantities import render_bytes
+
+Row = Mapping[str, Any]
+
+BAR = 20
+MOST_INSTANCES = 10
+"""So many of the busiest instances are in a snapshot."""
+
+MOST_EVENTS = 6
+
+FRAME = 8
+"""Lines beside nodes, instances and events: headline, headers, how many are left out, and empty ones between."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """What is known at a time: documents of the API, and lines of what happened, newest first.
+
+    `trouble` is why nothing newer is known, empty where that is not so.
+    """
+
+    status: Row
+    nodes: Sequence[Row]
+    instances: Sequence[Row]
+    events: tuple[str, ...] = ()
+    trouble: str = ""
+
+
+def tell_move(move: Row) -> str:
+    """A move of the journal as a line with its time."""
+    at = move["at"]
+    time = datetime.fromisoformat(at).astimezone().strftime("%Y-%m-%d %H:%M:%S") if at else "some time"
+    return f"{time} {_label(move)}: {_moved(move)}"
+
+
+def tell_event(kind: str, data: Row) -> str | None:
+    """What happened as a line without its time; None for what happens all the time."""
+    match kind:
+        case "step-taken":
+            return f"{_label(data)}: {data['step']} {data['to']} {data['result']}"
+        case "start-placed":
+            return f"{_label(data)}: started on {show_nodes(data['nodes'])} after {data['took_s']:.2f} s"
+        case "refused":
+            return f"{_label(data)}: refused ({data['reason']}): {data['detail']}"
+        case "cpuset-corrected":
+            return f"{_label(data)}: CPUs that somebody else had changed were set again"
+        case "move-made":
+            return f"{_label(data)}: {_moved(data)}"
+        case "memory-followed":
+            return f"{_label(data)}: {render_bytes(data['moved_bytes'])} of memory followed"
+        case "stream-opened":
+            return "the server's events are heard" + (" again" if data["again"] else "")
+        case "settings-changed":
+            return "other settings are in force"
+        case _:
+            return None
+
+
+def _moved(move: Row) -> str:
+    return f"from {show_nodes(move['from'])} to {show_nodes(move['to'])}, {move['result']}"
+
+
+def print_snapshot(view: View) -> None:
+    """All of it once, for those who read no terminal."""
+    output.write(_headline(view))
+    output.write("")
+    output.print_table([_node_row(row) for row in view.nodes])
+    if view.instances:
+        output.write("")
+        output.print_table([_instance_row(row) for row in _busiest(view)[:MOST_INSTANCES]])
+    if view.events:
+        output.write("")
+        output.write("\n".join(view.events))
+
+
+def render_live(view: View, width: int, height: int) -> Group:
+    """As much of it as fits into a terminal of this size: of nodes and instances the busiest ones."""
+    events = view.events[: min(MOST_EVENTS, max(0, height - FRAME) // 3)]
+    room = max(2, height - FRAME - len(events))
+    instances = _busiest(view)
+    most = max(room - len(instances), room // 2)
+    nodes = sorted(sorted(view.nodes, key=_by_load)[:most], key=lambda row: int(row["node"]))
+    shown = instances[: room - len(nodes)]
+    parts: list[Any] = [_line(_headline(view), "bold"), Text("")]
+    parts += [_nodes_table(nodes, width), *_left_out(len(view.nodes) - len(nodes), "node"), Text("")]
+    if shown:
+        parts += [_table([_instance_row(row) for row in shown]), *_left_out(len(instances) - len(shown), "instance")]
+    parts += [Text(""), *(_line(text, "") for text in events)] if events else []
+    if view.trouble:
+        parts[1] = _line(view.trouble, "bold red")
+    return Group(*parts)
+
+
+def _headline(view: View) -> str:
+    status, server = view.status, view.status["server"]
+    found = status["instances"]
+    parts = [
+        f"{server['product'] or 'server'} {server['version'] or ''}".strip(),
+        f"{found['running']} running, {found['managed']} managed, {found['differ']} differ, {found['refused']} refused",
+    ]
+    if status["imbalance"] is not None:
+        parts.append(f"imbalance {status['imbalance']:.2f}")
+    if status["moving"]:
+        parts.append("moving")
+    if not server["connected"]:
+        parts.append("the server is lost")
+    return "; ".join(parts)
+
+
+def _load(row: Row) -> float | None:
+    """Measured load of a node, or what is committed where none was measured."""
+    measured: float | None = row["measured_load"]
+    committed: float | None = row["load"]
+    return committed if measured is None else measured
+
+
+def _by_load(row: Row) -> tuple[float, int]:
+    return -(_load(row) or 0.0), row["node"]
+
+
+def _busiest(view: View) -> list[Row]:
+    return sorted(view.instances, key=lambda row: (-(row["load_cpus"] or 0.0), row["project"], row["name"]))
+
+
+def _bar(load: float | None) -> str:
+    full = round(min(1.0, load or 0.0) * BAR)
+    return "█" * full + "░" * (BAR - full)
+
+
+def _node_row(row: Row) -> output.Row:
+    return {
+        "node": row["node"],
+        "busy": _bar(_load(row)),
+        "measured": row["measured_load"],
+        "load": row["load"],
+        "memory": output.show_bytes(row["memory_bytes"]),
+        "free": output.show_bytes(row["free_bytes"]),
+    }
+
+
+def _instance_row(row: Row) -> output.Row:
+    return {
+        "instance": _label(row),
+        "busy": row["load_cpus"],
+        "vcpus": row["vcpus"],
+        "nodes": row["nodes"],
+        "local": output.show_part(row["locality"]),
+        "state": row["state"],
+    }
+
+
+def _nodes_table(rows: Sequence[Row], width: int) -> Table:
+    """Nodes with a bar that is red above a load of 1; without it where there is no room."""
+    shown = [_node_row(row) for row in rows]
+    if width < 3 * BAR:
+        return _table([{name: value for name, value in row.items() if name != "busy"} for row in shown])
+    table = _table(shown)
+    for row, bar in zip(rows, table.columns[1].cells, strict=True):
+        if isinstance(bar, Text):
+            bar.stylize("red" if (_load(row) or 0.0) > 1 else "cyan")
+    return table
+
+
+def _table(rows: Sequence[output.Row]) -> Table:
+    table: Table = output.make_table(rows, no_wrap=True)
+    return table
+
+
+def _left_out(number: int, noun: str) -> list[Any]:
+    return [_line(f"and {count(number, noun)} less busy", "dim")] if number > 0 else []
+
+
+def _line(text: str, style: str) -> Any:
+
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
+
+
+def _label(row: Row) -> str:
+    name: str = row["name"]
+    return name if row["project"] == "default" else f"{row['project']}/{name}"
