@@ -34,7 +34,7 @@ ENVIRONMENT = (("NO_COLOR", "When it is set and not empty, nothing is coloured. 
 
 def render_manual() -> str:
     """The page as roff, with the macros of man(7). The same definitions give the same text."""
-    context = click.Context(group, info_name=NAME)
+    context = click.Context(group, info_name=NAME, **group.context_settings)
     lines = [
         f'.TH INCUS\\-NUMA 1 "" "{NAME} {_roff(__version__)}" "User Commands"',
         ".SH NAME",
@@ -68,7 +68,8 @@ def _commands(parent: click.Group, context: click.Context) -> Iterator[tuple[str
 
 
 def _command(words: str, command: click.Command) -> Iterator[str]:
-    context = click.Context(command, info_name=f"{NAME} {words}")
+    # click keeps a command's option for help as it was first asked for: with the names that it really has.
+    context = click.Context(command, info_name=f"{NAME} {words}", **group.context_settings)
     yield f'.SS "{_roff(" ".join((words, *command.collect_usage_pieces(context))))}"'
     for place, paragraph in enumerate(_about(command)):
         if place:

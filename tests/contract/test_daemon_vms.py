@@ -50,7 +50,8 @@ async def vm(r: Rig, name: str, cpu: str | None = "2", **config: str) -> Instanc
         name, {"user.limits.cpu.nodes": BALANCED, **opt_in, **limits, **keys}, kind=InstanceType.VIRTUAL_MACHINE
     )
     await r.simulator.start(key)
-    await eventually(lambda: is_placed(r, key))
+    # The other threads are set first: until its vCPUs are, too, they have all CPUs of the node that the server chose.
+    await eventually(lambda: is_placed(r, key) and len(vcpus(r, key)) == len(r.simulator.vm_threads(key).vcpus))
     return key
 
 
