@@ -51,7 +51,7 @@ async def vm(r: Rig, name: str, cpu: str | None = "2", **config: str) -> Instanc
     )
     await r.simulator.start(key)
     # The other threads are set first: until its vCPUs are, too, they have all CPUs of the node that the server chose.
-    await eventually(lambda: is_placed(r, key) and len(vcpus(r, key)) == len(r.simulator.vm_threads(key).vcpus))
+    await eventually(lambda: is_placed(r, key) and len(settled(r, key) or ()) == len(r.simulator.vm_threads(key).vcpus))
     return key
 
 
@@ -220,10 +220,10 @@ async def test_cpu_hotplug_is_followed() -> None:
     async with host() as r:
         key = await vm(r, "v", "2")
         r.simulator.set_config(key, {"limits.cpu": "4"})
-        await eventually(lambda: is_placed(r, key) and len(vcpus(r, key)) == 4)
+        await eventually(lambda: is_placed(r, key) and len(settled(r, key) or ()) == 4)
         assert len(r.simulator.vm_threads(key).vcpus) == 4
         r.simulator.set_config(key, {"limits.cpu": "1"})
-        await eventually(lambda: is_placed(r, key) and len(vcpus(r, key)) == 1)
+        await eventually(lambda: is_placed(r, key) and len(settled(r, key) or ()) == 1)
 
 
 async def test_threads_that_somebody_put_elsewhere_are_put_back() -> None:
@@ -237,7 +237,7 @@ async def test_threads_that_somebody_put_elsewhere_are_put_back() -> None:
             )
         assert vcpus(r, key) == EVERY_CPU
         await r.present("c", 1)
-        await eventually(lambda: is_placed(r, key) and vcpus(r, key) == home)
+        await eventually(lambda: is_placed(r, key) and settled(r, key) == home)
 
 
 async def test_one_that_is_managed_no_more_floats_again() -> None:
