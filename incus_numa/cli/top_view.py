@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from incus_numa.cli import output
-from incus_numa.facts.words import count, show_nodes
+from incus_numa.facts.words import count, show_name, show_nodes
 from incus_numa.quantities import render_bytes
 
 Row = Mapping[str, Any]
@@ -45,24 +45,24 @@ def tell_move(move: Row) -> str:
     """A move of the journal as a line with its time."""
     at = move["at"]
     time = datetime.fromisoformat(at).astimezone().strftime("%Y-%m-%d %H:%M:%S") if at else "some time"
-    return f"{time} {_label(move)}: {_moved(move)}"
+    return f"{time} {show_name(move)}: {_moved(move)}"
 
 
 def tell_event(kind: str, data: Row) -> str | None:
     """What happened as a line without its time; None for what happens all the time."""
     match kind:
         case "step-taken":
-            return f"{_label(data)}: {data['step']} {data['to']} {data['result']}"
+            return f"{show_name(data)}: {data['step']} {data['to']} {data['result']}"
         case "start-placed":
-            return f"{_label(data)}: started on {show_nodes(data['nodes'])} after {data['took_s']:.2f} s"
+            return f"{show_name(data)}: started on {show_nodes(data['nodes'])} after {data['took_s']:.2f} s"
         case "refused":
-            return f"{_label(data)}: refused ({data['reason']}): {data['detail']}"
+            return f"{show_name(data)}: refused ({data['reason']}): {data['detail']}"
         case "cpuset-corrected":
-            return f"{_label(data)}: CPUs that somebody else had changed were set again"
+            return f"{show_name(data)}: CPUs that somebody else had changed were set again"
         case "move-made":
-            return f"{_label(data)}: {_moved(data)}"
+            return f"{show_name(data)}: {_moved(data)}"
         case "memory-followed":
-            return f"{_label(data)}: {render_bytes(data['moved_bytes'])} of memory followed"
+            return f"{show_name(data)}: {render_bytes(data['moved_bytes'])} of memory followed"
         case "stream-opened":
             return "the server's events are heard" + (" again" if data["again"] else "")
         case "settings-changed":
@@ -155,7 +155,7 @@ def _node_row(row: Row) -> output.Row:
 
 def _instance_row(row: Row) -> output.Row:
     return {
-        "instance": _label(row),
+        "instance": show_name(row),
         "busy": row["load_cpus"],
         "vcpus": row["vcpus"],
         "nodes": row["nodes"],
@@ -188,8 +188,3 @@ def _left_out(number: int, noun: str) -> list[Any]:
 def _line(text: str, style: str) -> Any:
 
     return Text(text, style=style, no_wrap=True, overflow="ellipsis")
-
-
-def _label(row: Row) -> str:
-    name: str = row["name"]
-    return name if row["project"] == "default" else f"{row['project']}/{name}"

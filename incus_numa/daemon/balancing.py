@@ -119,9 +119,8 @@ class Balancing:
         only: frozenset[InstanceKey] | None = None,
         forced: bool = False,
         max_moves: int | None = None,
-        tells_held: bool = True,
     ) -> Decision:
-        """Who moves now, from what was sampled last; `forced` does not wait for the hold time, `tells_held` costs."""
+        """Who moves now, from what was sampled last; `forced` does not wait for the hold time."""
         limits = self._settings
         if max_moves is not None:
             limits = replace(limits, max_moves=min(limits.max_moves, max_moves))
@@ -134,7 +133,6 @@ class Balancing:
             limits,
             only=only,
             forced=forced,
-            tells_held=tells_held,
         )
         self._history = self.decision.history
         log.debug("%s", self.decision.why)

@@ -12,18 +12,23 @@ STEP_S = 30.0
 KEPT_S = 3600.0
 
 
-class LoadHistory:
-    """Loads by node, the oldest first. `note` is called whenever load was measured, with the wall clock."""
+class RecentLoads:
+    """Loads by node, the oldest first. Times are those of the wall clock."""
 
     def __init__(self) -> None:
         self._kept: deque[tuple[float, Mapping[int, float]]] = deque(maxlen=int(KEPT_S / STEP_S))
 
+    def is_due(self, at_s: float) -> bool:
+        """Whether loads are to be kept now: none were a moment ago, or the clock went back."""
+        return not self._kept or not 0 <= at_s - self._kept[-1][0] < STEP_S
+
     def note(self, at_s: float, load: Mapping[int, float]) -> None:
-        """Keep these loads unless some were kept a moment ago; a clock that went back begins anew."""
+        """Keep these loads, if there are any and it is time; with a clock that went back it begins anew."""
+        if not load or not self.is_due(at_s):
+            return
         if self._kept and at_s < self._kept[-1][0]:
             self._kept.clear()
-        if load and (not self._kept or at_s - self._kept[-1][0] >= STEP_S):
-            self._kept.append((at_s, dict(load)))
+        self._kept.append((at_s, dict(load)))
 
     def show(self, now_s: float) -> dict[str, Any]:
         """`step_s`, `at` (seconds since 1970) and `load` (node to a load for each time, None where unknown)."""

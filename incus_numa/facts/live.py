@@ -21,7 +21,7 @@ from incus_numa.errors import ConfigError, ReportError, UnreachableError
 from incus_numa.facts import instance, load, rows
 from incus_numa.facts.cpu_busy import CpuBusy
 from incus_numa.facts.gauges import take_gauges
-from incus_numa.facts.history import STEP_S, LoadHistory
+from incus_numa.facts.history import RecentLoads
 from incus_numa.facts.survey import Survey, answer, make_survey
 from incus_numa.facts.words import rounded
 from incus_numa.model.instance import InstanceKey
@@ -74,7 +74,7 @@ class LiveHost:
         self._turn = 0
         self._looking, self._changing = asyncio.Lock(), asyncio.Lock()
         self._busy, self._reading = CpuBusy(Path(service.settings.host.procfs)), asyncio.Lock()
-        self._history, self._noted_s = LoadHistory(), float("-inf")
+        self._history = RecentLoads()
         self.watch(self._note_load)
 
     async def status(self) -> Document:
@@ -266,13 +266,10 @@ class LiveHost:
 
     def _note_load(self, notice: Notice) -> None:
         """Keep the load of the nodes for its history, as seldom as that wants it."""
-        now = time.monotonic()
-        if not isinstance(notice, PassEnded) or notice.scope is not Scope.LOAD or now - self._noted_s < STEP_S:
-            return
-        found = {node: one.load for node, one in self.gauges().nodes.items() if one.load is not None}
-        if found:
-            self._noted_s = now
-            self._history.note(time.time(), found)
+        now_s = time.time()
+        if isinstance(notice, PassEnded) and notice.scope is Scope.LOAD and self._history.is_due(now_s):
+            loads = {node: one.load for node, one in self.gauges().nodes.items() if one.load is not None}
+            self._history.note(now_s, loads)
 
     def _tables(self) -> dict[str, Any]:
         return {name: dict(table) for name, table in self._origin.overrides.kept.items() if table}

@@ -16,7 +16,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from incus_numa.cpuset import CpuSet, NodeSet
-from incus_numa.facts.words import count
+from incus_numa.facts.words import count, show_name
 from incus_numa.model.machine import Core, Machine, Node
 from incus_numa.quantities import render_bytes
 
@@ -124,7 +124,7 @@ def render_picture(machine: Machine, nodes: Sequence[Row] = (), instances: Seque
             for place, card in enumerate(row):
                 body += _draw(card, EDGE + place * (CARD + APART), y, high)
             y += high + APART
-    lost = [_label(row) for row in instances if not row["nodes"]]
+    lost = [show_name(row) for row in instances if not row["nodes"]]
     if lost:
         told = _text(_cut(f"on no known node: {', '.join(lost)}", WIDTH // 7))
         body.append(f'<text class="dim" x="{EDGE}" y="{y + 12}">{told}</text>')
@@ -238,7 +238,7 @@ def _memory(node: Node) -> str:
 def _chips(card: _Card, x: int, y: int) -> Iterator[str]:
     for row in card.instances[:MOST_CHIPS]:
         state = row["state"].partition(":")[0]
-        told = f"{_label(row)}: {row['state']}, nodes {row['nodes']}, CPUs {row['cpus'] or 'not limited'}"
+        told = f"{show_name(row)}: {row['state']}, nodes {row['nodes']}, CPUs {row['cpus'] or 'not limited'}"
         name = _text(_cut(_short(row), LETTERS - 1))
         place = f'x="{x}" y="{y}" width="{INSIDE}" height="{CHIP - 2}" rx="2"'
         yield f'<g><title>{_text(told)}</title><rect class="{_text(state)}" {place}/>'
@@ -251,12 +251,7 @@ def _chips(card: _Card, x: int, y: int) -> Iterator[str]:
 
 def _short(row: Row) -> str:
     """An instance's name, and its nodes where it has several."""
-    return _label(row) + ("" if row["nodes"].isdecimal() else f" on {row['nodes']}")
-
-
-def _label(row: Row) -> str:
-    name: str = row["name"]
-    return name if row["project"] == "default" else f"{row['project']}/{name}"
+    return show_name(row) + ("" if row["nodes"].isdecimal() else f" on {row['nodes']}")
 
 
 def _cut(text: str, letters: int) -> str:

@@ -21,6 +21,7 @@ T = TypeVar("T")
 INFO_REQUEST = "GET /1.0"
 LIST_REQUEST = "GET /1.0/instances"
 INSTANCE_REQUEST = "GET /1.0/instances/NAME"
+PATCH_REQUEST = "PATCH /1.0/instances/NAME"
 STATE_REQUEST = "GET /1.0/instances/NAME/state"
 PROJECTS_REQUEST = "GET /1.0/projects"
 RESOURCES_REQUEST = "GET /1.0/resources"

@@ -19,8 +19,6 @@ from incus_numa.server.protocol import Heard, Listing, Project, ServerInfo, Serv
 # The server ignores the host of a request that comes over its socket.
 _BASE = "http://incus"
 
-PATCH_CALL = "PATCH /1.0/instances/NAME"
-
 _KINDS: Mapping[type[IncusNumaError], str] = {
     UnreachableError: "unreachable",
     RetryError: "busy",
@@ -117,7 +115,7 @@ class HttpServer:
         finally:
             if self._tell is not None:
                 # The name of the instance would make each call one of its own.
-                call = PATCH_CALL if method == "PATCH" else request
+                call = decode.PATCH_REQUEST if method == "PATCH" else request
                 self._tell(ServerCalled(call=call, took_s=time.monotonic() - began, error=error or None))
         return answer
 

@@ -126,35 +126,29 @@ def rewrite(path: Path, text: str) -> None:
     An empty file is one that somebody else truncated and is about to write: theirs is the later write then. A kernel's
     file is never written by two at once, so whoever has it open is waited for, and nobody opens it meanwhile.
     """
-    try:
-        descriptor = os.open(path, os.O_WRONLY)
-    except FileNotFoundError:
-        put(path, f"{text}\n")
-        return
-    try:
-        _have_alone(descriptor)
-        if os.fstat(descriptor).st_size:
-            _fill(descriptor, text)
-    finally:
-        # This ends the lease, too.
-        os.close(descriptor)
+    _write_over(path, text, shared=True)
 
 
 def show(path: Path, text: str) -> None:
     """Replace the contents of a file that nobody else writes, whoever has it open."""
+    _write_over(path, text, shared=False)
+
+
+def _write_over(path: Path, text: str, *, shared: bool) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY)
     except FileNotFoundError:
         put(path, f"{text}\n")
         return
     try:
-        _fill(descriptor, text)
+        if shared:
+            _have_alone(descriptor)
+        size = os.fstat(descriptor).st_size
+        if size or not shared:
+            os.write(descriptor, f"{text}\n".encode().ljust(size, b"\n"))
     finally:
+        # This ends the lease, too.
         os.close(descriptor)
-
-
-def _fill(descriptor: int, text: str) -> None:
-    os.write(descriptor, f"{text}\n".encode().ljust(os.fstat(descriptor).st_size, b"\n"))
 
 
 def _have_alone(descriptor: int) -> None:

@@ -42,10 +42,11 @@ from incus_numa.model.notice import (
     StepTaken,
     StreamOpened,
 )
-from incus_numa.model.plan import MovePages, Outcome, PatchNodes, PinThreads, Reason, Step, WriteCpus, WriteMems
+from incus_numa.model.plan import Outcome, Reason
 from incus_numa.model.rebalance import Hold
 from incus_numa.server import decode
 from incus_numa.web.protocol import Gauges, InstanceGauges, NodeGauges
+from incus_numa.web.telling import STEP_KINDS
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 """Content type of the text that every Prometheus reads."""
@@ -70,19 +71,11 @@ CALLS = (
     decode.STATE_REQUEST,
     decode.PROJECTS_REQUEST,
     decode.RESOURCES_REQUEST,
-    "PATCH /1.0/instances/NAME",
+    decode.PATCH_REQUEST,
 )
 CALL_RESULTS = (OK, BUSY, "gone", "forbidden", UNREACHABLE, CANCELLED, FAILED)
 MOVE_RESULTS = ("moved", CANCELLED, FAILED, "gone")
 STATES = ("placed", "differs", "refused", "unmanaged")
-
-_STEPS: Mapping[type[Step], str] = {
-    PatchNodes: "patch-nodes",
-    WriteCpus: "write-cpus",
-    WriteMems: "write-mems",
-    MovePages: "move-pages",
-    PinThreads: "pin-threads",
-}
 
 
 class Metrics:
@@ -119,7 +112,7 @@ class Metrics:
         # The service only ever carries out: nothing is a dry run.
         outcomes = tuple(one.value for one in Outcome if one is not Outcome.WOULD_DO)
         self._steps = _counter(
-            registry, "steps_total", "Steps that were tried.", kind=tuple(_STEPS.values()), result=outcomes
+            registry, "steps_total", "Steps that were tried.", kind=tuple(STEP_KINDS.values()), result=outcomes
         )
         self._rejections = _counter(
             registry,
@@ -173,7 +166,7 @@ class Metrics:
                 self._passes.labels(notice.scope.value, OK if notice.error is None else FAILED).inc()
                 self._pass_duration.labels(notice.scope.value).observe(notice.took_s)
             case StepTaken():
-                self._steps.labels(_STEPS[type(notice.result.step)], notice.result.outcome.value).inc()
+                self._steps.labels(STEP_KINDS[type(notice.result.step)], notice.result.outcome.value).inc()
             case StartPlaced():
                 self._start_placed.observe(notice.took_s)
             case Refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import assert_never
 
 from incus_numa.model.instance import InstanceKey
@@ -37,6 +38,15 @@ KINDS: dict[type[Notice], str] = {
     SettingsChanged: "settings-changed",
 }
 """What each kind of notice is called."""
+
+STEP_KINDS: Mapping[type[Step], str] = {
+    PatchNodes: "patch-nodes",
+    WriteCpus: "write-cpus",
+    WriteMems: "write-mems",
+    MovePages: "move-pages",
+    PinThreads: "pin-threads",
+}
+"""What each kind of step is called."""
 
 
 def render_notice(notice: Notice) -> Document:
@@ -89,27 +99,24 @@ def _move(record: MoveRecord) -> Document:
 
 
 def _step(result: StepResult) -> Document:
-    kind, to = _aim(result.step)
     return _named(result.step.key) | {
-        "step": kind,
-        "to": to,
+        "step": STEP_KINDS[type(result.step)],
+        "to": _aim(result.step),
         "result": result.outcome.value,
         "detail": result.detail or None,
     }
 
 
-def _aim(step: Step) -> tuple[str, str]:
-    """What a step sets, and to what."""
+def _aim(step: Step) -> str:
+    """What a step sets its part to."""
     match step:
         case PatchNodes():
-            return "patch-nodes", str(step.nodes)
-        case WriteCpus():
-            return "write-cpus", str(step.cpus)
+            return str(step.nodes)
+        case WriteCpus() | PinThreads():
+            return str(step.cpus)
         case WriteMems():
-            return "write-mems", str(step.mems)
+            return str(step.mems)
         case MovePages():
-            return "move-pages", str(step.targets)
-        case PinThreads():
-            return "pin-threads", str(step.cpus)
+            return str(step.targets)
         case _:
             assert_never(step)

@@ -18,7 +18,7 @@ from random import Random
 from typing import Any
 
 from incus_numa.cpuset import NodeSet
-from incus_numa.facts.history import KEPT_S, STEP_S, LoadHistory
+from incus_numa.facts.history import KEPT_S, STEP_S, RecentLoads
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.notice import Notice
 from incus_numa.settings import ApiSettings
@@ -101,7 +101,7 @@ class Painted:
 
     async def history(self) -> Document:
         """An hour of waves."""
-        kept = LoadHistory()
+        kept = RecentLoads()
         for at in range(int(KEPT_S / STEP_S)):
             kept.note(at * STEP_S, {node.id: abs(math.sin(node.id + at / 20)) for node in self._machine.nodes})
         return kept.show(KEPT_S - STEP_S)

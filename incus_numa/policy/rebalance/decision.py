@@ -30,7 +30,6 @@ class _Question:
     only: frozenset[InstanceKey] | None
     instances: list[Instance]
     ripe: frozenset[int]
-    tells_held: bool
 
     @property
     def asked(self) -> list[Instance]:
@@ -48,14 +47,13 @@ def decide(
     *,
     only: frozenset[InstanceKey] | None = None,
     forced: bool = False,
-    tells_held: bool = True,
 ) -> Decision:
     """Who moves now, where to and why, and what to remember until the next pass.
 
     A node is relieved when its load is above the mean by more than the margin and has been for the hold time (`forced`
     does not wait for that), until it is above by half the margin at most, nothing pays or the budget is used up. Only
-    instances in `only` move, if given. `held` is empty unless `tells_held`, as it costs as much as the rest. Pure: the
-    order of instances never matters.
+    instances in `only` move, if given. Finding out who is `held`, and why, costs as much as the rest. Pure: the order
+    of instances never matters.
     """
     instances = sorted(snapshot.instances, key=lambda one: one.key)
     desk = open_desk(snapshot, placement, instances)
@@ -87,7 +85,6 @@ def decide(
         only=only,
         instances=instances,
         ripe=ripe,
-        tells_held=tells_held,
     )
     return _act(question, desk, uneven, told)
 
@@ -163,9 +160,7 @@ def _place(question: _Question, moves: Sequence[Move]) -> tuple[Plan, set[Instan
 
 
 def _held(question: _Question, board: Board, bound: Iterable[Held]) -> tuple[Held, ...]:
-    """Why those stay that are on nodes that are still too loaded, in order of their keys; nobody if it is not asked."""
-    if not question.tells_held:
-        return ()
+    """Why those stay that are on nodes that are still too loaded, in order of their keys."""
     found: dict[InstanceKey, Held] = {}
     hot = board.hot()
     for node in hot:

@@ -31,6 +31,3 @@ export async function ask(path, method = "GET", body = undefined) {
   if (!answer.ok) throw new Problem(answer.status, found);
   return found;
 }
-
-// Lists come alone or under their name.
-export const list = (found, name) => (Array.isArray(found) ? found : found[name] || []);

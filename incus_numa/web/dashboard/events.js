@@ -17,13 +17,13 @@ export function follow(place, empty, { changed, lost }) {
   const source = new EventSource("v1/events");
   source.addEventListener("open", () => lost(false));
   source.addEventListener("error", () => lost(true));
-  for (const [kind, tell] of Object.entries(TOLD)) source.addEventListener(kind, (event) => add(place, empty, kind, tell(JSON.parse(event.data))));
+  for (const kind of Object.keys(TOLD)) source.addEventListener(kind, (event) => add(place, empty, kind, JSON.parse(event.data)));
   for (const kind of CHANGES) source.addEventListener(kind, () => changed());
   return source;
 }
 
-export function add(place, empty, kind, text, at = Date.now() / 1000) {
+export function add(place, empty, kind, facts, at = Date.now() / 1000) {
   empty.hidden = true;
-  place.prepend(element("li", { class: kind }, element("time", {}, clock(at)), text));
+  place.prepend(element("li", { class: kind }, element("time", {}, clock(at)), TOLD[kind](facts)));
   while (place.children.length > KEPT) place.lastElementChild.remove();
 }

@@ -1,6 +1,6 @@
 // The page: what is known is asked for when it changes, and every few seconds besides.
 
-import { ask, list } from "./api.js";
+import { ask } from "./api.js";
 import { drawDistances, drawLoad } from "./charts.js";
 import { openDetail } from "./detail.js";
 import { add, follow } from "./events.js";
@@ -18,7 +18,7 @@ let waiting = 0;
 async function refresh() {
   try {
     const [status, topology, nodes, instances, history] = await Promise.all([ask("status"), ask("topology"), ask("nodes"), ask("instances"), ask("history")]);
-    Object.assign(known, { topology, nodes: list(nodes, "nodes"), instances: list(instances, "instances"), history });
+    Object.assign(known, { topology, nodes, instances, history });
     tellStatus(status);
     draw();
     at("trouble").hidden = true;
@@ -89,8 +89,8 @@ function lost(is) {
 }
 
 async function showMoves() {
-  for (const one of list(await ask("moves?limit=20").catch(() => []), "moves").reverse()) {
-    add(at("events"), at("events-empty"), "move-made", `${one.name} ${one.result} from node ${one.from} to ${one.to}: ${one.reason}`, Date.parse(one.at) / 1000);
+  for (const one of (await ask("moves?limit=20").catch(() => [])).reverse()) {
+    add(at("events"), at("events-empty"), "move-made", one, Date.parse(one.at) / 1000);
   }
 }
 
