@@ -1,4 +1,4 @@
-"""The server's API, spoken from outside the virtual host through a forwarded socket. Used by lab.py.
+"""The APIs in the virtual host, spoken from outside through forwarded sockets: the server's and the daemon's.
 
 Under emulation each start of the server's own command costs more than two seconds, and one of curl more than one.
 """
@@ -8,6 +8,9 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,66 @@ class _Connection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One of the server-sent events."""
+
+    kind: str
+    data: dict[str, Any]
+
+
+class OwnApi:
+    """Requests to the daemon of incus-numa. Each has a connection of its own, so threads may share it."""
+
+    def __init__(self, path: Path, timeout_s: float = 60) -> None:
+        self._path = path
+        self._timeout_s = timeout_s
+
+    def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        """Status and document of an answer; None where there is no document."""
+        with self._open() as connection:
+            headers = {} if body is None else {"Content-Type": "application/json"}
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            text = answer.read()
+            return answer.status, json.loads(text) if text else None
+
+    def get(self, path: str) -> Any:
+        """The document, which must be there."""
+        status, document = self.ask("GET", path)
+        if status != 200:
+            raise ApiError(f"GET {path}: {status} {document}")
+        return document
+
+    @contextmanager
+    def events(self) -> Iterator[Iterator[Event]]:
+        """What happens from now on; waits for each for as long as a request may take."""
+        with self._open() as connection:
+            connection.request("GET", "/v1/events")
+            answer = connection.getresponse()
+            if answer.status != 200:
+                raise ApiError(f"GET /v1/events: {answer.status} {answer.read()!r}")
+            yield _read_events(answer)
+
+    @contextmanager
+    def _open(self) -> Iterator[_Connection]:
+        connection = _Connection(self._path, self._timeout_s)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+
+def _read_events(answer: http.client.HTTPResponse) -> Iterator[Event]:
+    kind = ""
+    for line in answer:
+        name, _, value = line.decode().rstrip("\n").partition(": ")
+        if name == "event":
+            kind = value
+        elif name == "data":
+            yield Event(kind=kind, data=json.loads(value))
 
 
 class Api:

@@ -105,7 +105,7 @@ class Host:
         """Start the emulator on a free port. Returns before the host answers: see `wait`."""
         image = images / kind.suite
         scratch = Path(tempfile.mkdtemp(prefix="lab."))
-        port = _free_port()
+        port = free_port()
         argv = render_qemu(image, kind, shape or Shape(), port, scratch / "serial.log")
         # The snapshot of the disk is an unlinked file in TMPDIR, which belongs beside the image and not in a tmpfs.
         with (scratch / "emulator.log").open("wb") as said:
@@ -169,8 +169,17 @@ class Host:
         """A Unix socket outside that leads to one in the host."""
         outside = self._scratch / Path(path).name
         outside.unlink(missing_ok=True)
-        subprocess.run([*self._ssh("-O", "forward", "-L", f"{outside}:{path}")], check=True, stdin=subprocess.DEVNULL)
+        self._open_way(f"{outside}:{path}")
         return outside
+
+    def forward_address(self, address: str) -> int:
+        """A port of 127.0.0.1 outside that leads to an address and port in the host."""
+        port = free_port()
+        self._open_way(f"127.0.0.1:{port}:{address}")
+        return port
+
+    def _open_way(self, way: str) -> None:
+        subprocess.run([*self._ssh("-O", "forward", "-L", way)], check=True, stdin=subprocess.DEVNULL)
 
     def read_cpu_s(self) -> float | None:
         """CPU seconds that the emulator has used; None for an attached host."""
@@ -214,7 +223,8 @@ class Host:
             time.sleep(0.05)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port: int = one.getsockname()[1]
