@@ -13,6 +13,10 @@ class RetryError(IncusNumaError):
     """It may work if tried again soon: the server is busy, the entity changed (412), the instance is starting."""
 
 
+class ChangedError(RetryError):
+    """Somebody else changed it since it was read: read it again, then try again."""
+
+
 class GoneError(IncusNumaError):
     """What it was about no longer exists: skip it, the next pass will not see it."""
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from incus_numa.errors import ConfigError, GoneError, IncusNumaError, ReportError, RetryError, UnreachableError
+from incus_numa.errors import (
+    ChangedError,
+    ConfigError,
+    GoneError,
+    IncusNumaError,
+    ReportError,
+    RetryError,
+    UnreachableError,
+)
 from incus_numa.settings import ApiSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -23,10 +31,19 @@ SILENCE_S = 60.0
 _SERVER_GONE = "urn:incus-numa:server-unreachable"
 
 
-async def ask(settings: Settings, method: str, path: str, body: Any = None, *, within_s: float = ANSWER_S) -> Any:
+async def ask(
+    settings: Settings,
+    method: str,
+    path: str,
+    body: Any = None,
+    *,
+    within_s: float = ANSWER_S,
+    headers: Mapping[str, str] | None = None,
+) -> Any:
     """What the daemon answers, decoded; None when there is no daemon. `path` has its escapes already.
 
-    Raises ConfigError with everything that is wrong with the request, GoneError (404), RetryError (it is busy),
+    Raises ConfigError with everything that is wrong with the request, GoneError (404), RetryError (it is busy; or
+    ChangedError, if it is not as `headers` say any more),
     UnreachableError (its server does not answer), and ReportError for anything else, with what to do.
     """
     api = settings.api
@@ -41,7 +58,7 @@ async def ask(settings: Settings, method: str, path: str, body: Any = None, *, w
     try:
         async with (
             aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-            session.request(method, url, json=body, allow_redirects=False) as response,
+            session.request(method, url, json=body, headers=headers, allow_redirects=False) as response,
         ):
             status, content = response.status, await response.read()
     except aiohttp.ClientConnectorError as error:
@@ -57,16 +74,19 @@ async def ask(settings: Settings, method: str, path: str, body: Any = None, *, w
     return _decode(api, status, content)
 
 
-async def ask_daemon(settings: Settings, method: str, path: str, body: Any = None) -> Any:
+async def ask_daemon(
+    settings: Settings, method: str, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None
+) -> Any:
     """The same for those who cannot do without. Raises ReportError with what to do when there is no daemon, too."""
-    found = await ask(settings, method, path, body)
+    found = await ask(settings, method, path, body, headers=headers)
     if found is not None:
         return found
     if not settings.api.enabled:
         raise ReportError("the daemon has no API: set api.enabled and restart it")
     raise ReportError(
-        f"no daemon answers at {settings.api.socket}: start it with `systemctl start incus-numa`, or name the "
-        "configuration of the one that runs with --config"
+        f"no daemon answers at {settings.api.socket}: start it with `systemctl start incus-numa` (`systemctl status "
+        "incus-numa` and `journalctl -u incus-numa` say why it ended), or name the configuration of the one that runs "
+        "with --config"
     )
 
 
@@ -143,6 +163,8 @@ def _explain(api: ApiSettings, status: int, problem: dict[str, Any]) -> IncusNum
         return ReportError(f"the daemon refuses: {detail}; {_whose(api)}")
     if status == 404:
         return GoneError(detail)
+    if status == 412:
+        return ChangedError(detail)
     if status == 422:
         return ConfigError(tuple(_mistakes(problem)) or (detail,))
     if status == 503 and problem.get("type") == _SERVER_GONE:

@@ -9,17 +9,25 @@ from typing import Any
 
 import click
 
-from incus_numa.cli import fitting, output
-from incus_numa.cli.fitting import load_fitting, read_host, warn_of_unused
+from incus_numa.cli import fitting, in_force, output
+from incus_numa.cli.fitting import Check, Reader, load_fitting, read_host, warn_of_unused
+from incus_numa.cli.main import SuggestingGroup
 from incus_numa.cli.options import DEFAULT_CONFIG, common, formatted, load_settings, start_logging
 from incus_numa.cli.topology_command import read_snapshot
 from incus_numa.errors import ConfigError
 from incus_numa.settings import render_settings, settings_as_dict
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def command() -> None:
-    """Show or validate the configuration."""
+    """Show or validate the configuration.
+
+    It is /etc/incus-numa/config.toml, and need not be there. Every key is in
+    docs/settings.md; `incus-numa policy` changes some while the daemon runs.
+    Exit codes: 0 done; 2 with every mistake in the configuration.
+
+    Example: incus-numa config check
+    """
 
 
 @command.command(short_help="Print the effective settings.")
@@ -28,11 +36,15 @@ def command() -> None:
 def show(config_file: Path | None, log_level: str, output_format: str) -> None:
     """Print the effective settings; as a table this is a complete, commented configuration file.
 
+    What `policy set` has set beside the file is not in it: see policy get.
+
     Example: incus-numa config show > new.toml
     """
     start_logging(log_level)
     _check_target(config_file or Path(DEFAULT_CONFIG))
     settings = load_settings(config_file)
+    if config_file is None:
+        in_force.tell_kept(in_force.list_kept(settings))
     tables = settings_as_dict(settings)
     rows: list[output.Row] = []
     for table, keys in tables.items():
@@ -64,6 +76,15 @@ def _rows(key: str, value: Any) -> list[output.Row]:
     return [{"key": key, "value": value}]
 
 
+def _host() -> tuple[Reader, Check]:
+    return read_host, fitting.check_on_host
+
+
+def _snapshot(folder: Path) -> tuple[Reader, Check]:
+    machine = read_snapshot(folder)
+    return lambda _: machine, fitting.check_on_snapshot(folder)
+
+
 @command.command(short_help="Validate the configuration file.")
 @click.option(
     "--sysfs",
@@ -78,16 +99,16 @@ def check(config_file: Path | None, log_level: str, snapshot: Path | None) -> No
     """Validate the configuration: exit 2 with every problem at once, or 0.
 
     Memory and CPUs that are kept for the host are checked against the machine,
-    too, and whether the kernel's trees are where [host] says.
+    too, and whether the kernel's trees are where [host] says; and without
+    --config what `policy set` has set beside the file.
 
     Example: incus-numa config check --config new.toml
     """
     start_logging(log_level)
-    if snapshot is None:
-        settings = load_fitting(config_file, read_host, fitting.check_on_host)
-    else:
-        machine = read_snapshot(snapshot)
-        settings = load_fitting(config_file, lambda _: machine, fitting.check_on_snapshot(snapshot))
+    read, fits = _host() if snapshot is None else _snapshot(snapshot)
+    settings = load_fitting(config_file, read, fits)
+    if config_file is None:
+        in_force.check_policy(settings, read, fits)
     warn_of_unused(settings)
     path = config_file or Path(DEFAULT_CONFIG)
     if config_file is None and not path.exists():

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shlex
+import shutil
 import signal
+import socket
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,8 +34,9 @@ from incus_numa.model.instance import InstanceKey
 from incus_numa.model.machine import Machine
 from incus_numa.policy.scoring import mean_distance
 from incus_numa.server.http_server import HttpServer
-from incus_numa.settings import HostSettings, ServerSettings, Settings, render_settings
+from incus_numa.settings import ApiSettings, HostSettings, RebalanceSettings, ServerSettings, Settings, render_settings
 from incus_numa.simulator import scenario, trees
+from incus_numa.simulator.numa_balancing import NumaBalancing
 from incus_numa.simulator.options import SimulatorOptions
 from incus_numa.simulator.simulator import Simulator
 from incus_numa.web.metrics import Metrics
@@ -39,6 +44,13 @@ from incus_numa.web.metrics import Metrics
 log = logging.getLogger(__name__)
 
 SETTLE_S, LOOK_S = 5.0, 0.05
+PROGRAM, LOOPBACK = "incus-numa", "127.0.0.1"
+BALANCED_BYTES = 1 << 30
+"""What the simulated kernel's NUMA balancing moves in a second for each instance."""
+
+BRISK = RebalanceSettings(interval_s=1.0, time_constant_s=5.0, hold_s=15.0, window_s=2.0)
+"""Who looks at a demo does not wait for minutes until load is known and moves something."""
+
 CONFIG, API_SOCKET = "config.toml", "api.sock"
 LONGEST_FOLDER = 107 - len("/unix.socket")
 """The kernel takes no longer path for a Unix socket (unix(7))."""
@@ -57,7 +69,7 @@ class Seat:
 
 
 @click.command()
-@click.option("--keep", is_flag=True, help="Leave it running, to look at it with list, explain, check and rebalance.")
+@click.option("--keep", is_flag=True, help="Leave it running under load, to look at it by commands and the dashboard.")
 @formatted
 @common
 def command(config_file: Path | None, log_level: str, output_format: str, *, keep: bool) -> None:
@@ -68,7 +80,7 @@ def command(config_file: Path | None, log_level: str, output_format: str, *, kee
     Example: incus-numa demo --keep
     """
     start_logging(log_level)
-    settings = Settings() if config_file is None else load_settings(config_file)
+    settings = Settings(rebalance=BRISK) if config_file is None else load_settings(config_file)
     try:
         scratch = tempfile.TemporaryDirectory(prefix="incus-numa-demo-", dir=trees.scratch_root())
     except OSError as error:
@@ -91,12 +103,15 @@ async def _demo(folder: Path, settings: Settings, output_format: str, *, keep: b
     options = SimulatorOptions(lock_release_s=(0.002, 0.01), balance_delay_s=(0.0, 0.02), balance_s=0.005)
     async with Simulator(machine, folder, options) as simulator:
         before = await _by_server(simulator, keys)
-        settings = _settings(settings, simulator, folder)
+        settings = _settings(settings, simulator, folder, has_dashboard=keep)
         with running.locked(settings.daemon):
             metrics, overrides = Metrics(), Overrides(Path(settings.api.policy_file))
             service, reconciler = _service(settings, overrides, metrics)
             origin = Origin(
-                file=str(folder / CONFIG), load=lambda: settings, overrides=overrides, socket=settings.server.socket
+                file=str(folder / CONFIG),
+                load=lambda: settings,
+                overrides=overrides,
+                find_socket=lambda: settings.server.socket,
             )
             task = asyncio.create_task(run_with_api(service, origin, metrics), name="service")
             for key in keys:
@@ -107,10 +122,19 @@ async def _demo(folder: Path, settings: Settings, output_format: str, *, keep: b
             if keep:
                 # The service reloads on SIGHUP; here it is the terminal that was closed.
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, service.stop)
-                say(_invitation(folder))
+                working = asyncio.create_task(_work(simulator), name="work")
+                say(_invitation(folder, settings))
                 await task
+                working.cancel()
             service.stop()
             await task
+
+
+async def _work(simulator: Simulator) -> None:
+    """Have the instances work, until it is cancelled; memory follows their threads as on a usual kernel."""
+    for name, cpus in scenario.WORK.items():
+        simulator.set_work(InstanceKey("default", name), cpus)
+    await NumaBalancing(simulator.kernel, BALANCED_BYTES).run()
 
 
 async def _by_server(simulator: Simulator, keys: Sequence[InstanceKey]) -> list[Seat]:
@@ -127,15 +151,16 @@ async def _by_server(simulator: Simulator, keys: Sequence[InstanceKey]) -> list[
     return seats
 
 
-def _settings(settings: Settings, simulator: Simulator, folder: Path) -> Settings:
-    """Settings that lead every command to the simulator, also as a file."""
+def _settings(settings: Settings, simulator: Simulator, folder: Path, *, has_dashboard: bool) -> Settings:
+    """Settings that lead every command to the simulator, also as a file; the dashboard is served on a free port."""
+    listen = f"{LOOPBACK}:{_free_port()}" if has_dashboard else ""
     settings = replace(
         settings,
         server=ServerSettings(socket=str(simulator.socket_path)),
         host=HostSettings(sysfs=str(simulator.sysfs), procfs=str(simulator.procfs), cgroup=str(simulator.cgroup)),
         daemon=replace(settings.daemon, run_dir=str(folder)),
         rebalance=replace(settings.rebalance, journal=str(folder / "moves.jsonl")),
-        api=replace(settings.api, socket=str(folder / API_SOCKET), policy_file=str(folder / "policy.json")),
+        api=ApiSettings(socket=str(folder / API_SOCKET), policy_file=str(folder / "policy.json"), listen=listen),
     )
     (folder / CONFIG).write_text(render_settings(settings))
     return settings
@@ -152,7 +177,7 @@ def _service(settings: Settings, overrides: Overrides, metrics: Metrics) -> tupl
         server,
         reconciler,
         settings,
-        load_settings=lambda: overrides.put_over(settings, lambda found: world.check_memory(found.memory)),
+        load_settings=lambda: overrides.put_over(settings, world.find_misfits),
         notifier=Notifier({}),
     )
     return service, reconciler
@@ -271,9 +296,31 @@ def _bar(load: float) -> str:
     return "█" * round(load * 8)
 
 
-def _invitation(folder: Path) -> str:
-    config = folder / CONFIG
-    commands = ("list", "explain db1", "check", "rebalance --dry-run")
-    lines = (f"  incus-numa {words} --config {config}" for words in commands)
-    api = f"  curl --unix-socket {folder / API_SOCKET} http://localhost/v1/status"
-    return "\n".join(("\nStill running. In another terminal:", *lines, api, "Ctrl-C ends it."))
+def _free_port() -> int:
+    """A port of the loopback address that nobody listens on."""
+    with socket.create_server((LOOPBACK, 0)) as one:
+        return int(one.getsockname()[1])
+
+
+def _invitation(folder: Path, settings: Settings) -> str:
+    """What to look with: each command as it works from here."""
+    words = ("list", "top", "explain db1", "check", "rebalance --dry-run", "policy set placement.smt=pack")
+    lines = [f"  {_program()} {one} --config {folder / CONFIG}" for one in words]
+    return "\n".join(
+        (
+            "\nStill running, with instances that work: load is known after some seconds, and moves what is uneven.",
+            f"The dashboard is at http://{settings.api.listen}/ . In another terminal:",
+            *lines,
+            f"  curl --unix-socket {folder / API_SOCKET} http://localhost/v1/status",
+            "Ctrl-C ends it.",
+        )
+    )
+
+
+def _program() -> str:
+    """How this program is called from a shell: by its name where that leads to it, else by its path."""
+    own = Path(sys.argv[0])
+    if own.name != PROGRAM:
+        return f"{shlex.quote(sys.executable)} -m incus_numa"
+    found = shutil.which(PROGRAM) if own.exists() else None
+    return PROGRAM if found is not None and Path(found).samefile(own) else shlex.quote(str(own.absolute()))

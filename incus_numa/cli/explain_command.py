@@ -10,11 +10,12 @@ from typing import Any
 import click
 
 from incus_numa.cli import load_facts, output, vm_facts
-from incus_numa.cli.completing import complete_instance
+from incus_numa.cli.completing import complete_instance, complete_project
+from incus_numa.cli.in_force import load_shown
 from incus_numa.cli.main import EXIT_REFUSED
-from incus_numa.cli.options import common, formatted, load_settings, look_s, start_logging, windowed
+from incus_numa.cli.options import deciding, formatted, look_s, start_logging, windowed
 from incus_numa.cli.survey import survey, whereabouts
-from incus_numa.cli.told import Explanation, ask_explanation
+from incus_numa.cli.told import Explanation, ask_explanation, follow_daemon
 from incus_numa.cpuset import NodeSet
 from incus_numa.daemon.journal import Journal
 from incus_numa.errors import ReportError
@@ -32,10 +33,12 @@ MOSTLY = 0.5
 
 @click.command()
 @click.argument("name", shell_complete=complete_instance)
-@click.option("--project", default="default", show_default=True, help="The instance's project.")
+@click.option(
+    "--project", default="default", show_default=True, shell_complete=complete_project, help="The instance's project."
+)
 @windowed
 @formatted
-@common
+@deciding
 def command(
     *, config_file: Path | None, log_level: str, output_format: str, name: str, project: str, window: float | None
 ) -> int:
@@ -44,7 +47,7 @@ def command(
     Example: incus-numa explain db
     """
     start_logging(log_level)
-    settings = load_settings(config_file)
+    settings = load_shown(config_file)
     found = asyncio.run(_find(settings, InstanceKey(project, name), window))
     output.emit(output_format, found.facts, [found.facts], lambda: _print(found.facts, found.machine))
     return EXIT_REFUSED if found.facts["state"].startswith("refused") else 0
@@ -55,6 +58,7 @@ async def _find(settings: Settings, key: InstanceKey, window: float | None) -> E
     told = None if window is not None else await ask_explanation(settings, key)
     if told is not None:
         return told
+    settings = await follow_daemon(settings)
     found = await survey(settings, look_s(settings, window), key.project)
     seen = found.get(key)
     if seen is None:
@@ -96,9 +100,9 @@ def _print(facts: dict[str, Any], machine: Machine) -> None:
         lines.append(("beware", facts["shared_with"]))
     if facts["managed"]:
         changes = "; ".join(facts["a_pass_would"])
-        lines.append(("placement", f"a pass would change {changes}" if changes else "a pass changes nothing"))
+        lines.append(("placement", f"a pass would change {changes}" if changes else _staying(facts)))
     lines += load_facts.lines(facts)
-    output.write("\n".join(f"{name:13} {text}" for name, text in lines))
+    output.write("\n".join(output.fold(f"{name:13} {text}", 14) for name, text in lines))
 
 
 def _needs(facts: dict[str, Any]) -> str:
@@ -131,6 +135,17 @@ def _where_anew(facts: dict[str, Any]) -> str:
     if facts["decision"] and anew["nodes"] == facts["decision"]["nodes"]:
         return f"it would go to the same nodes: {anew['why']}"
     return f"it would go to {show_nodes(anew['nodes'])}: {anew['why']}"
+
+
+def _staying(facts: dict[str, Any]) -> str:
+    """That a pass leaves it, and what would not where it would be elsewhere if it were new."""
+    anew, decision = facts["placed_anew"], facts["decision"]
+    if not anew or not decision or anew["nodes"] in (None, decision["nodes"]):
+        return "a pass changes nothing"
+    return (
+        "a pass changes nothing, as what runs is moved by load alone; a restart places it anew, and so does taking "
+        "away the key that opts it in (limits.cpu.nodes) and giving it back"
+    )
 
 
 def _has(facts: dict[str, Any]) -> str:

@@ -13,11 +13,10 @@ from pathlib import Path
 import click
 
 from incus_numa.cli.options import DEFAULT_CONFIG, load_settings, named, read_input
-from incus_numa.cpuset import CpuSet
 from incus_numa.errors import ConfigError
 from incus_numa.model.machine import Machine
-from incus_numa.policy.reservations import check_reservations
-from incus_numa.settings import HostSettings, PlacementSettings, Settings, list_unused, salvage_settings
+from incus_numa.policy.reservations import check_reservations, check_reserved_cpus
+from incus_numa.settings import HostSettings, Settings, list_unused, salvage_settings
 from incus_numa.topology import sysfs
 
 Reader = Callable[[Settings], Machine | None]
@@ -35,12 +34,17 @@ def check_memory(settings: Settings, read: Reader) -> tuple[str, ...]:
     return () if machine is None else check_reservations(settings.memory, machine)
 
 
+def check_on_machine(settings: Settings, read: Reader) -> tuple[str, ...]:
+    """CPUs and memory that cannot be kept for the host. CPUs of this host may be offline."""
+    return _check_machine(settings, read, Path(settings.host.sysfs))
+
+
 def check_on_host(settings: Settings, read: Reader) -> tuple[str, ...]:
     """All that cannot work on this host. Without a sysfs nothing is known about its CPUs and memory."""
     missing = list_missing_trees(settings.host)
     if "sysfs" in missing:
         return tuple(missing.values())
-    return (*missing.values(), *_check_machine(settings, read, Path(settings.host.sysfs)))
+    return (*missing.values(), *check_on_machine(settings, read))
 
 
 def check_on_snapshot(folder: Path) -> Check:
@@ -55,23 +59,6 @@ def list_missing_trees(host: HostSettings) -> dict[str, str]:
         for name, what in _TREES.items()
         if not Path(path := getattr(host, name)).is_dir()
     }
-
-
-def check_reserved_cpus(placement: PlacementSettings, machine: Machine, present: CpuSet | None) -> tuple[str, ...]:
-    """Why CPUs cannot be kept for the host as the settings say, one sentence each. `present` ones may be offline."""
-    try:
-        reserved = CpuSet.parse(placement.reserved_cpus)
-    except ValueError:
-        # That it is no list was told with the file.
-        return ()
-    about, there = f"placement.reserved_cpus = {placement.reserved_cpus!r}", machine.online | (present or CpuSet())
-    problems = []
-    if reserved - there:
-        problems.append(f"{about}: this machine has no CPUs {reserved - there}, only {there}")
-    usable = machine.online - machine.isolated
-    if usable and usable <= reserved:
-        problems.append(f"{about}: that is every CPU that instances could have ({usable}); leave some of them out")
-    return tuple(problems)
 
 
 def load_fitting(config_file: Path | None, read: Reader, check: Check = check_memory) -> Settings:
@@ -91,7 +78,7 @@ def load_fitting(config_file: Path | None, read: Reader, check: Check = check_me
 
 def load_for_host(config_file: Path | None) -> Settings:
     """Settings that fit this host. Raises ConfigError with every problem."""
-    return load_fitting(config_file, read_host)
+    return load_fitting(config_file, read_host, check_on_machine)
 
 
 def read_host(settings: Settings) -> Machine:

@@ -17,7 +17,19 @@ def lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         found.append(("locality", f"{facts['locality']:.0%} of its memory is on its nodes"))
     if facts["rebalancer"]:
         found += _view(facts["rebalancer"])
-    found += [("last move" if place == 0 else "", _move(one)) for place, one in enumerate(facts["last_moves"])]
+    return found + _moves(facts)
+
+
+def _moves(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """The last moves by load, and that it was brought elsewhere since, where that is so."""
+    found = [("last move" if place == 0 else "", _move(one)) for place, one in enumerate(facts["last_moves"])]
+    arrived = [one["to"] for one in facts["last_moves"] if one["result"] == "moved"]
+    if arrived and facts.get("has_nodes") not in (None, arrived[0]):
+        text = (
+            f"it came to {show_nodes(facts['has_nodes'])} otherwise than by load: by a start, other keys or another "
+            "policy, of which the log tells (`journalctl -u incus-numa`)"
+        )
+        found.insert(0, ("since then", text))
     return found
 
 

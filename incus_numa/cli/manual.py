@@ -1,9 +1,8 @@
-"""The man page, made from the same definitions as `--help`: `python -m incus_numa.cli.manual > incus-numa.1`."""
+"""The man page, made from the same definitions as `--help`. Used by the command `man`."""
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 
 import click
@@ -100,7 +99,3 @@ def _roff(text: str) -> str:
     )
     text = "".join(letter if letter.isascii() else f"\\[u{ord(letter):04X}]" for letter in text)
     return f"\\&{text}" if text.startswith(".") else text
-
-
-if __name__ == "__main__":
-    sys.stdout.write(render_manual())

@@ -40,7 +40,13 @@ class Window(click.FloatRange):
         raise click.BadParameter(f"expected 0, or {LEAST_WINDOW_S:g} to 86400 seconds, got {value}.", ctx, param)
 
 
-def common_with(default_level: str) -> Callable[[F], F]:
+CONFIG_MEANING = f"Configuration file; {DEFAULT_CONFIG} if it exists."
+
+IN_FORCE_MEANING = f"Go by this file alone; else by {DEFAULT_CONFIG}, if it exists, and what `policy set` has set."
+"""... of a command that decides as the daemon does."""
+
+
+def common_with(default_level: str, meaning: str = CONFIG_MEANING) -> Callable[[F], F]:
     """`--config` and `--log-level`, which every command takes, with the level it logs at unless told otherwise."""
 
     def decorate(function: F) -> F:
@@ -57,7 +63,7 @@ def common_with(default_level: str) -> Callable[[F], F]:
             metavar="FILE",
             type=FILE,
             default=None,
-            help=f"Configuration file; {DEFAULT_CONFIG} if it exists.",
+            help=meaning,
         )(function)
 
     return decorate
@@ -65,6 +71,9 @@ def common_with(default_level: str) -> Callable[[F], F]:
 
 common = common_with("warning")
 """The shared options of a command that runs once: it says what it did on standard output, so it logs problems only."""
+
+deciding = common_with("warning", IN_FORCE_MEANING)
+"""... and decides, or shows what would be decided, by the settings in force."""
 
 
 on_machine = click.option(

@@ -6,6 +6,7 @@ import csv
 import io
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from incus_numa.quantities import render_bytes
 Row = dict[str, Any]
 
 _UNLIMITED = 100_000
+_NARROWEST = 20
 _GAP = 2
 
 
@@ -47,6 +49,26 @@ def write(text: str) -> None:
         # What is still buffered would fail again, and be told again, when the interpreter ends.
         sys.stdout = None
         raise ReportError(f"cannot write to standard output: {error.strerror}") from error
+
+
+def fold(text: str, indent: int) -> str:
+    """A line for people: on a terminal in lines of its width, broken between words, the later ones indented.
+
+    Elsewhere it stays one line, so that it can be searched and cut.
+    """
+    if not sys.stdout.isatty():
+        return text
+    width = max(indent + _NARROWEST, shutil.get_terminal_size().columns)
+    lines = textwrap.wrap(text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(line for one in lines for line in _fold_words(one, width, indent))
+
+
+def _fold_words(line: str, width: int, indent: int) -> list[str]:
+    """A line in which a list such as `0-3,8` may be longer than a line, broken after commas."""
+    if len(line) <= width:
+        return [line]
+    first, *more = fold_list(line.strip(), width - indent).split("\n")
+    return [" " * (len(line) - len(line.lstrip())) + first, *(" " * indent + one for one in more)]
 
 
 def render_csv(rows: Sequence[Row], columns: Sequence[str] = ()) -> str:

@@ -9,10 +9,11 @@ from pathlib import Path
 import click
 
 from incus_numa.cli import inputs, output, summary
-from incus_numa.cli.fitting import load_fitting, warn_of_unused
+from incus_numa.cli.fitting import warn_of_unused
+from incus_numa.cli.in_force import load_deciding
 from incus_numa.cli.inputs import Input
 from incus_numa.cli.main import EXIT_REFUSED
-from incus_numa.cli.options import FILE, common, formatted, named, on_machine, start_logging, with_settings
+from incus_numa.cli.options import FILE, deciding, formatted, named, on_machine, start_logging, with_settings
 from incus_numa.cpuset import NodeSet
 from incus_numa.errors import ConfigError
 from incus_numa.model.instance import MemoryMode
@@ -37,7 +38,7 @@ COLUMNS = ("instance", "nodes", "cpus", "mems", "moved", "reason")
 @click.option("--rebalance", is_flag=True, help="Also move what pays by measured load (load_cpus).")
 @with_settings
 @formatted
-@common
+@deciding
 def command(
     *,
     config_file: Path | None,
@@ -57,7 +58,7 @@ def command(
     start_logging(log_level)
     inputs.check_stdin({"--machine": machine_file, "--instances": instances_file})
     machine_input = inputs.open_input(machine_file)
-    settings = load_fitting(settings_file or config_file, lambda _: _machine_if_good(machine_input))
+    settings = load_deciding(settings_file or config_file, lambda _: _machine_if_good(machine_input))
     warn_of_unused(settings)
     memory = MemoryMode(settings.placement.memory)
     machine, snapshot = read_documents(machine_input, inputs.open_input(instances_file), memory)

@@ -11,12 +11,13 @@ from pathlib import Path
 import click
 
 from incus_numa.applier.protocol import describe_change
-from incus_numa.cli import moving, output, summary
+from incus_numa.cli import in_force, moving, output, summary
+from incus_numa.cli.completing import complete_project
 from incus_numa.cli.findings.placed import NO_CGROUP
-from incus_numa.cli.fitting import load_for_host, warn_of_unused
+from incus_numa.cli.fitting import read_host, warn_of_unused
 from incus_numa.cli.main import EXIT_FAILED, EXIT_REFUSED
 from incus_numa.cli.moving import Watching
-from incus_numa.cli.options import Window, common_with, formatted, start_logging
+from incus_numa.cli.options import IN_FORCE_MEANING, Window, common_with, formatted, start_logging
 from incus_numa.cli.survey import check_project
 from incus_numa.cli.wiring import Session, connect
 from incus_numa.daemon.balancing import Balancing
@@ -60,7 +61,7 @@ class Done:
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Say what would be done and why, and change nothing.")
-@click.option("--project", default=None, help="Only instances of this project.")
+@click.option("--project", default=None, shell_complete=complete_project, help="Only instances of this project.")
 @click.option("--max-moves", type=click.IntRange(min=0), default=None, help="Move at most this many placed instances.")
 @click.option(
     "--window",
@@ -70,7 +71,7 @@ class Done:
     help="Measure load for so long, then move what pays; 0: move nothing by load.",
 )
 @formatted
-@common_with("error")
+@common_with("error", IN_FORCE_MEANING)
 def command(
     *,
     config_file: Path | None,
@@ -88,7 +89,7 @@ def command(
     Example: incus-numa rebalance --dry-run
     """
     start_logging(log_level)
-    settings = load_for_host(config_file)
+    settings = in_force.load_deciding(config_file, read_host)
     warn_of_unused(settings)
     window_s = _window(settings, window)
     request = Request(dry_run=dry_run, project=project, max_moves=max_moves, window_s=window_s)

@@ -10,7 +10,7 @@ import click
 
 from incus_numa.applier.protocol import describe_change
 from incus_numa.cli import output, running
-from incus_numa.cli.completing import complete_instance
+from incus_numa.cli.completing import complete_instance, complete_project
 from incus_numa.cli.main import EXIT_FAILED
 from incus_numa.cli.options import common_with, formatted, load_settings, start_logging
 from incus_numa.cli.survey import check_project, tell_whereabouts
@@ -31,7 +31,12 @@ ASK = "unset limits.cpu.nodes (LXD: user.limits.cpu.nodes)"
 
 @click.command()
 @click.argument("name", required=False, shell_complete=complete_instance)
-@click.option("--project", default=None, help="The instance's project; without NAME, only instances of this project.")
+@click.option(
+    "--project",
+    default=None,
+    shell_complete=complete_project,
+    help="The instance's project; without NAME, only instances of this project.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
 @formatted
 @common_with("error")
@@ -75,7 +80,7 @@ async def _release(
             raise ReportError("; ".join(lacking))
         await session.world.look_at_everything()
         if key is not None and session.world.get(key) is None:
-            raise ReportError(await tell_whereabouts(session.server, key))
+            raise ReportError(await tell_whereabouts(session, key))
         ours = _ours(session, key, project)
         refusal = _refused_by_daemon(settings, [one.instance.key for one in ours if one.instance.managed])
         if refusal is not None and not dry_run:

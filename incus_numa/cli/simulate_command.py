@@ -13,9 +13,10 @@ from typing import Any
 import click
 
 from incus_numa.cli import inputs, output
-from incus_numa.cli.fitting import load_fitting, warn_of_unused
+from incus_numa.cli.fitting import warn_of_unused
+from incus_numa.cli.in_force import load_deciding
 from incus_numa.cli.inputs import STDIN, Input
-from incus_numa.cli.options import FILE, common, formatted, named, on_machine, start_logging, with_settings
+from incus_numa.cli.options import FILE, deciding, formatted, named, on_machine, start_logging, with_settings
 from incus_numa.errors import ConfigError, ReportError
 from incus_numa.model.machine import Machine
 from incus_numa.policy import reservations
@@ -56,7 +57,7 @@ class Run:
 @click.option("--chart", "chart_file", metavar="FILE", type=FILE, help="Draw the load of every node over time, as SVG.")
 @with_settings
 @formatted
-@common
+@deciding
 def command(
     *,
     config_file: Path | None,
@@ -81,7 +82,7 @@ def command(
     _check_chart(chart_file)
     inputs.check_stdin({"--machine": machine_file, "--trace": trace_file})
     machine_input = inputs.open_input(machine_file)
-    settings = load_fitting(settings_file or config_file, lambda _: _machine_if_good(machine_input))
+    settings = load_deciding(settings_file or config_file, lambda _: _machine_if_good(machine_input))
     warn_of_unused(settings)
     machine, trace = read_files(machine_input, inputs.open_input(trace_file), settings)
     trace = trace if limit is None else trace[:limit]

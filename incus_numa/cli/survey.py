@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from incus_numa.cli import moving
-from incus_numa.cli.wiring import connect
-from incus_numa.errors import GoneError, ReportError
+from incus_numa.cli.standing import tell_stopped
+from incus_numa.cli.wiring import Session, connect
+from incus_numa.errors import ReportError
 from incus_numa.facts.survey import Survey, measure, take_survey
 from incus_numa.model.instance import InstanceKey
+from incus_numa.server import projects
 from incus_numa.server.protocol import Server
 from incus_numa.settings import Settings
 
@@ -30,32 +32,25 @@ async def survey(settings: Settings, window_s: float = 0.0, project: str | None 
 
 async def check_project(server: Server, project: str | None) -> None:
     """Raise ReportError, which says what projects there are, if there is none of that name. None is any project."""
-    if project is None:
-        return
-    try:
-        known = sorted(one.name for one in await server.list_projects())
-    except (ReportError, GoneError):
-        # Nothing is known about projects then, and nothing is of this one.
-        return
-    if known and project not in known:
-        raise ReportError(f"there is no project {project!r}, but {', '.join(known)}")
+    if unknown := await projects.explain_unknown(server, project):
+        raise ReportError(unknown)
 
 
 async def whereabouts(settings: Settings, key: InstanceKey) -> str:
     """Why an instance was not seen running, as a sentence that says what to do. Raises UnreachableError."""
     async with connect(settings) as session:
-        return await tell_whereabouts(session.server, key)
+        return await tell_whereabouts(session, key)
 
 
-async def tell_whereabouts(server: Server, key: InstanceKey) -> str:
+async def tell_whereabouts(session: Session, key: InstanceKey) -> str:
     """The same, asked of a server that is connected."""
-    listing = await server.list_instances()
+    listing = await session.server.list_instances()
     alike = [one for one in listing.instances if one.key.name == key.name]
     for one in alike:
         if one.key == key and one.running:
             return f"{key.name} runs on cluster member {one.location}: ask incus-numa there"
         if one.key == key:
-            return f"{key.name} does not run: it is placed when it starts"
+            return await tell_stopped(session, one)
     if alike:
         projects = ", ".join(sorted(one.key.project for one in alike))
         return f"no instance {key.name} in project {key.project}, but in {projects}: say --project"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,22 +24,42 @@ MOST_INSTANCES = 10
 
 MOST_EVENTS = 6
 
+TELLING_LOAD = 0.1
+"""Where no node is loaded as much as this, nobody is interested in how evenly; so it is on the dashboard."""
+
 FRAME = 8
 """Lines beside nodes, instances and events: headline, headers, how many are left out, and empty ones between."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """What is known at a time: documents of the API, and lines of what happened, newest first.
+    """What is known at a time (`at`, UTC): documents of the API, the last moves among them, the newest first.
 
-    `trouble` is why nothing newer is known, empty where that is not so.
+    `absent` is why no daemon tells, with what to do where that is known in `hint`; `trouble` is why nothing newer is
+    known. They are empty where that is not so.
     """
 
+    at: str
     status: Row
     nodes: Sequence[Row]
     instances: Sequence[Row]
-    events: tuple[str, ...] = ()
+    moves: Sequence[Row] = ()
+    absent: str = ""
+    hint: str = ""
     trouble: str = ""
+
+    @property
+    def note(self) -> str:
+        """That this is no look of the daemon's, as a sentence; empty where it is."""
+        if not self.absent:
+            return ""
+        return f"{self.absent}: top looks itself" + (f"; {self.hint}" if self.hint else "")
+
+
+def render_view(view: View) -> dict[str, Any]:
+    """All of it as plain values."""
+    parts = {"status": view.status, "nodes": view.nodes, "instances": view.instances, "moves": view.moves}
+    return {"at": view.at, "daemon": not view.absent} | parts
 
 
 def tell_move(move: Row) -> str:
@@ -83,15 +104,20 @@ def print_snapshot(view: View) -> None:
     if view.instances:
         output.write("")
         output.print_table([_instance_row(row) for row in _busiest(view)[:MOST_INSTANCES]])
-    if view.events:
+    if view.moves:
         output.write("")
-        output.write("\n".join(view.events))
+        output.write("\n".join(map(tell_move, view.moves)))
 
 
-def render_live(view: View, width: int, height: int) -> Group:
-    """As much of it as fits into a terminal of this size: of nodes and instances the busiest ones."""
-    events = view.events[: min(MOST_EVENTS, max(0, height - FRAME) // 3)]
-    room = max(2, height - FRAME - len(events))
+def render_live(view: View, happened: Sequence[str], width: int, height: int) -> Group:
+    """As much of it as fits into a terminal of this size: of nodes and instances the busiest ones.
+
+    `happened` are lines, the newest first.
+    """
+    told = textwrap.wrap(view.trouble or view.note, width)
+    frame = FRAME + max(0, len(told) - 1)
+    events = happened[: min(MOST_EVENTS, max(0, height - frame) // 3)]
+    room = max(2, height - frame - len(events))
     instances = _busiest(view)
     most = max(room - len(instances), room // 2)
     nodes = sorted(sorted(view.nodes, key=_by_load)[:most], key=lambda row: int(row["node"]))
@@ -101,8 +127,8 @@ def render_live(view: View, width: int, height: int) -> Group:
     if shown:
         parts += [_table([_instance_row(row) for row in shown]), *_left_out(len(instances) - len(shown), "instance")]
     parts += [Text(""), *(_line(text, "") for text in events)] if events else []
-    if view.trouble:
-        parts[1] = _line(view.trouble, "bold red")
+    if told:
+        parts[1] = _line("\n".join(told), "bold red" if view.trouble else "yellow")
     return Group(*parts)
 
 
@@ -114,7 +140,9 @@ def _headline(view: View) -> str:
         f"{found['running']} running, {found['managed']} managed, {found['differ']} differ, {found['refused']} refused",
     ]
     if status["imbalance"] is not None:
-        parts.append(f"imbalance {status['imbalance']:.2f}")
+        # Of next to nothing, the highest is many times the mean by chance.
+        highest = max((row["measured_load"] or 0.0 for row in view.nodes), default=0.0)
+        parts.append(f"imbalance {status['imbalance']:.2f}" if highest >= TELLING_LOAD else "imbalance -")
     if status["moving"]:
         parts.append("moving")
     if not server["connected"]:

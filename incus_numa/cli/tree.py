@@ -84,9 +84,14 @@ def _cache(machine: Machine, node: Node, l3: int | None, cores: Sequence[Core]) 
     owners = NodeSet(cpu.node for cpu in machine.cpus if l3 is not None and cpu.l3 == l3 and cpu.node is not None)
     others = owners - NodeSet((node.id,))
     shared = f", shared with {show_nodes(others)}" if others else ""
-    name = "L3 unknown" if l3 is None else f"L3 {l3}"
+    name = "L3 unknown" if l3 is None else f"L3 #{_number(machine, l3)}"
     cpus = CpuSet(cpu for core in cores for cpu in core.threads)
     return _Branch(text=f"{name}: {_sizes(cores)}{shared}, CPUs", cpus=str(cpus))
+
+
+def _number(machine: Machine, l3: int) -> int:
+    """The L3s counted through the machine from 0, as by `lstopo`: its lowest CPU would look as if some were missing."""
+    return sorted({cpu.l3 for cpu in machine.cpus if cpu.l3 is not None}).index(l3)
 
 
 def _sizes(cores: Sequence[Core]) -> str:

@@ -24,6 +24,7 @@ from incus_numa.model.notice import MoveHeld, MoveMade
 from incus_numa.model.plan import Outcome, Plan, StepResult
 from incus_numa.model.rebalance import Decision, History, Hold, Move, MoveRecord
 from incus_numa.model.sample import Rates
+from incus_numa.model.snapshot import Snapshot
 from incus_numa.policy.rebalance import decision as rebalance
 from incus_numa.settings import RebalanceSettings
 
@@ -84,12 +85,12 @@ class Balancing:
         """Whether moves are under way."""
         return self._moving is not None and not self._moving.done()
 
-    async def preview(self, limits: RebalanceSettings, only: frozenset[InstanceKey] | None = None) -> Decision:
-        """Who would move now, without waiting for the hold time; nothing is remembered of it."""
-        snapshot, now_s, placement = self._world.snapshot(), time.monotonic(), self._world.placement
-        # Values in, values out: in a thread it takes turns with starts instead of holding them up.
-        return await asyncio.to_thread(
-            rebalance.decide, snapshot, self._history, now_s, placement, limits, only=only, forced=True
+    def preview(
+        self, snapshot: Snapshot, limits: RebalanceSettings, only: frozenset[InstanceKey] | None = None
+    ) -> Decision:
+        """Who would move now, without waiting for the hold time. Nothing is changed: it may run in a thread."""
+        return rebalance.decide(
+            snapshot, self._history, time.monotonic(), self._world.placement, limits, only=only, forced=True
         )
 
     def make(self, only: frozenset[InstanceKey], max_moves: int | None) -> Decision:
@@ -161,13 +162,15 @@ class Balancing:
                     return follow(key, size)
 
                 results += await self._reconciler.follow(move.key, count)
+                took_s = time.monotonic() - began
+                moved += await self._reconciler.count_carried(move.key)
                 own = [one.outcome for one in results if one.step.key == move.key]
-                records.append(_record(move, self._word(move.key, own), moved, began))
+                records.append(_record(move, self._word(move.key, own), moved, took_s))
                 self._tell(records[-1])
         except BaseException:
             # Cancelled or without a server: CPUs have moved all the same, and memory follows in the next pass.
             for move in moves[len(records) :]:
-                self._tell(_record(move, _WORDS[Outcome.CUT], 0, began))
+                self._tell(_record(move, _WORDS[Outcome.CUT], 0, time.monotonic() - began))
             raise
         return Made(records=tuple(records), results=results)
 
@@ -208,16 +211,23 @@ class Balancing:
         """
         async with asyncio.TaskGroup() as group:
             self._start = partial(self._begin, group, guard)
-            while True:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._settings.interval_s):
-                        await self._changed.wait()
-                # What changed during the last look is not waited out.
-                self._changed.clear()
-                if not self._settings.enabled:
-                    self._measuring.forget()
-                elif is_ready():
-                    await guard(self._look())
+            try:
+                await self._sample(guard, is_ready)
+            finally:
+                # Nothing is begun any more that nobody would wait for.
+                self._start = None
+
+    async def _sample(self, guard: Guard, is_ready: Callable[[], bool]) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.interval_s):
+                    await self._changed.wait()
+            # What changed during the last look is not waited out.
+            self._changed.clear()
+            if not self._settings.enabled:
+                self._measuring.forget()
+            elif is_ready():
+                await guard(self._look())
 
     async def _look(self) -> None:
         await self._measuring.take()
@@ -236,7 +246,7 @@ class Balancing:
 
     def look_for_left_memory(self) -> None:
         """A pass may have found memory that has to follow."""
-        if self._reconciler.waiting():
+        if self._reconciler.waiting() or self._reconciler.uncounted():
             self._left.set()
 
     async def follow_left_memory(self, guard: Guard) -> None:
@@ -246,7 +256,12 @@ class Balancing:
             self._left.clear()
             # Moves under way let their own memory follow, and tell when they are done.
             if not self.is_moving:
-                await guard(self.follow_all())
+                if self._reconciler.waiting():
+                    await guard(self.follow_all())
+                for key in self._reconciler.uncounted():
+                    # What moves made meanwhile have bound is theirs to count.
+                    if not self.is_moving:
+                        await self._reconciler.count_carried(key)
 
     def _moved_before(self) -> dict[InstanceKey, float]:
         """When instances were moved by an earlier life of the daemon, on this one's clock."""
@@ -259,6 +274,5 @@ def smoothing_s(settings: RebalanceSettings) -> float:
     return max(settings.time_constant_s, settings.interval_s / 2)
 
 
-def _record(move: Move, word: str, moved_bytes: int, began: float) -> MoveRecord:
-    took_s = round(time.monotonic() - began, 3)
-    return MoveRecord(at_s=time.time(), move=move, result=word, moved_bytes=moved_bytes, took_s=took_s)
+def _record(move: Move, word: str, moved_bytes: int, took_s: float) -> MoveRecord:
+    return MoveRecord(at_s=time.time(), move=move, result=word, moved_bytes=moved_bytes, took_s=round(took_s, 3))

@@ -10,7 +10,7 @@ from incus_numa.model.machine import Machine
 from incus_numa.policy import reservations
 from incus_numa.server import devices
 from incus_numa.server.protocol import ServerInstance
-from incus_numa.settings import HostSettings, MemorySettings
+from incus_numa.settings import HostSettings, MemorySettings, Settings
 from incus_numa.topology import fingerprint, reported, resources, sysfs
 from incus_numa.topology.devices import DeviceFinder
 
@@ -60,9 +60,16 @@ class Hardware:
         """What the instance's devices are on the host. Each is looked up once for every reading of the machine."""
         return self._devices.find(devices.list_wanted(raw).values())
 
-    def check_memory(self, memory: MemorySettings) -> tuple[str, ...]:
-        """Reservations that the machine as it is now cannot keep, one sentence each."""
-        return () if memory.policy == "none" else reservations.check_reservations(memory, self._look_at_machine())
+    def find_misfits(self, settings: Settings) -> tuple[str, ...]:
+        """CPUs and memory that the machine as it is now cannot keep for the host, one sentence each."""
+        placement, memory = settings.placement, settings.memory
+        cpus: tuple[str, ...] = ()
+        if placement.reserved_cpus:
+            present = sysfs.read_present(Path(self._host.sysfs))
+            cpus = reservations.check_reserved_cpus(placement, self.machine, present)
+        if memory.policy == "none":
+            return cpus
+        return (*cpus, *reservations.check_reservations(memory, self._look_at_machine()))
 
     def use_memory(self, memory: MemorySettings) -> None:
         """Keep other amounts of memory for the host from now on; huge pages are read again, too."""

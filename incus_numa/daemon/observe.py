@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import assert_never
 
+from incus_numa.daemon.counting import Counting
 from incus_numa.daemon.hardware import KEEP_NOTHING, Hardware
 from incus_numa.daemon.payloads import Payload, Payloads
-from incus_numa.daemon.seen import Seen, bound_nodes, moved
+from incus_numa.daemon.seen import Seen
 from incus_numa.errors import GoneError, ReportError
 from incus_numa.host.cgroup import CgroupFiles
 from incus_numa.host.virtual import VirtualMachines
@@ -23,11 +24,10 @@ from incus_numa.model.load import Load
 from incus_numa.model.machine import Machine
 from incus_numa.model.plan import MovePages, PatchNodes, PinThreads, Placement, Plan, Step, WriteCpus, WriteMems
 from incus_numa.model.snapshot import Decided, Snapshot
-from incus_numa.policy import planner, steps
-from incus_numa.policy.desk import Standing
+from incus_numa.policy import steps
 from incus_numa.server import demand
 from incus_numa.server.protocol import Server, ServerInfo, ServerInstance, is_elsewhere
-from incus_numa.settings import HostSettings, MemorySettings, PlacementSettings
+from incus_numa.settings import HostSettings, MemorySettings, PlacementSettings, Settings
 
 log = logging.getLogger(__name__)
 
@@ -49,19 +49,16 @@ class World:
         self.cgroups = cgroups
         self.vms = vms
         self._payloads = Payloads(server, cgroups, vms)
-        self._placement = placement
         self._hardware = Hardware(host, memory)
         self.problems: tuple[str, ...] = ()
         self.member: str | None = None
         self.nodes_key: str | None = demand.VOLATILE_NODES
         self._seen: dict[InstanceKey, Seen] = {}
+        self._counting = Counting(self._seen, self._hardware, placement)
         self._managed: dict[InstanceKey, None] = {}
         self._stopping: set[InstanceKey] = set()
-        self._shared: set[InstanceKey] = set()
         self._gone: dict[InstanceKey, int] = {}
         self._turns = itertools.count(1)
-        self._standing: Standing | None = None
-        self._load = Load()
         self.info: ServerInfo | None = None
 
     @property
@@ -71,12 +68,12 @@ class World:
 
     @property
     def _vm_memory_follows(self) -> bool:
-        return self._placement.vm_memory == "migrate"
+        return self.placement.vm_memory == "migrate"
 
     @property
     def placement(self) -> PlacementSettings:
         """The settings that plans are made with."""
-        return self._placement
+        return self._counting.placement
 
     @property
     def machine(self) -> Machine:
@@ -87,7 +84,7 @@ class World:
         """Read the machine again if its CPUs or nodes changed; says whether they did."""
         changed = self._hardware.look()
         if changed:
-            self._standing = None
+            self._counting.begin_anew()
         return changed
 
     async def greet(self, info: ServerInfo) -> None:
@@ -96,65 +93,39 @@ class World:
         self.nodes_key = demand.nodes_key(info)
         try:
             self._hardware.use_resources(await self.server.get_resources())
-            self._standing = None
+            self._counting.begin_anew()
         except ReportError as error:
             self._hardware.forget_resources()
             log.debug("resources of the server are left out: %s", error)
 
     def snapshot(self, judged: frozenset[InstanceKey] = frozenset()) -> Snapshot:
         """Everything as last seen. What those to be `judged` ask for counts, whatever was decided before."""
-        return Snapshot(
-            machine=self.machine,
-            instances=tuple(
-                self._asking(seen) if key in judged else self._counted(seen) for key, seen in self._seen.items()
-            ),
-            observed={key: seen.observed for key, seen in self._seen.items()},
-            load=self._load,
-        )
+        return self._counting.snapshot(judged)
 
     def plan(self, keys: frozenset[InstanceKey]) -> tuple[Plan, Snapshot]:
         """A plan for these instances, all others staying as they are, and the snapshot it was made from."""
-        seen = [self._seen[key] for key in keys if key in self._seen]
-        if len(keys) > 1 or any(one.observed.decided is not None for one in seen):
-            snapshot = self.snapshot(keys)
-            return planner.plan(snapshot, self._placement, only=keys), snapshot
-        # A start: what all others take is summed up already.
-        snapshot = Snapshot(
-            machine=self.machine,
-            instances=tuple(self._asking(one) for one in seen),
-            observed={one.instance.key: one.observed for one in seen},
-            load=self._load,
-        )
-        return planner.place_new(self._stand(), snapshot), snapshot
+        return self._counting.plan(keys)
 
     def use_placement(self, placement: PlacementSettings) -> None:
         """Plan with other settings from now on."""
-        self._placement = placement
-        self._standing = None
+        self._counting.use(placement)
 
-    def check_memory(self, memory: MemorySettings) -> tuple[str, ...]:
-        """Reservations that the machine as it is now cannot keep, one sentence each."""
-        return self._hardware.check_memory(memory)
+    def find_misfits(self, settings: Settings) -> tuple[str, ...]:
+        """CPUs and memory that the machine as it is now cannot keep for the host, one sentence each."""
+        return self._hardware.find_misfits(settings)
 
     def use_memory(self, memory: MemorySettings) -> None:
         """Keep other amounts of memory for the host from now on; huge pages are read again, too."""
         self._hardware.use_memory(memory)
-        self._standing = None
+        self._counting.begin_anew()
 
     def note_load(self, load: Load, memory: Mapping[InstanceKey, Mapping[int, int]]) -> None:
         """Count measured load in everything planned from now on; `memory` is what instances have on which node."""
-        before, self._load = self._load, load
         for key, by_node in memory.items():
             seen = self._seen.get(key)
             if seen is not None and seen.observed.memory != by_node:
                 self._seen[key] = replace(seen, observed=replace(seen.observed, memory=by_node))
-        if self._standing is None:
-            return
-        for key, seen in self._seen.items():
-            weight = seen.instance.demand.weight
-            known = (max(weight, one.cpus_by_instance.get(key, 0.0)) for one in (before, load))
-            if len(set(known)) > 1:
-                self._standing.see(self._counted(seen), seen.observed, load)
+        self._counting.note_load(load)
 
     async def look_at_memory(self, key: InstanceKey) -> None:
         """Read where an instance has its memory."""
@@ -175,9 +146,9 @@ class World:
         if seen.instance.type is InstanceType.CONTAINER:
             found, is_allowed = steps.diff_one(placement, seen.observed, self.machine.memory_nodes), True
         else:
-            usable, migrates = self._stand().usable_by(placement.key, refused), not seen.instance.memory_stays
+            usable, migrates = self._counting.usable_by(placement.key, refused), not seen.instance.memory_stays
             found = steps.diff_vm(placement, seen.observed, self.machine, usable=usable, migrates=migrates)
-            is_allowed = self._placement.vm_record == "once"
+            is_allowed = self.placement.vm_record == "once"
         has_record = is_allowed and seen.record is not None
         return tuple(step for step in found if has_record or not isinstance(step, PatchNodes))
 
@@ -206,8 +177,8 @@ class World:
         turn = next(self._turns)
         listing = await self.server.list_instances()
         self.read_machine()
-        # Sums that are only ever added to and taken from gather rounding errors: they start anew here.
-        self._standing = None
+        # Sums that are only ever added to and taken from gather rounding errors.
+        self._counting.begin_anew()
         self.problems = listing.problems
         present = set()
         here = [raw for raw in listing.instances if raw.running and not is_elsewhere(raw.location, self.member)]
@@ -253,35 +224,13 @@ class World:
         """The instance is gone or stopped; nothing happens if it was not known."""
         self._seen.pop(key, None)
         self._managed.pop(key, None)
-        self._shared.discard(key)
-        if self._standing is not None:
-            self._standing.drop(key)
+        self._counting.drop(key)
 
     def share(self, key: InstanceKey, *, shared: bool) -> None:
         """Note whether others may have the CPUs of an instance that asks for exclusive ones: it was refused."""
         seen = self._seen.get(key)
-        if seen is None or shared == (key in self._shared):
-            return
-        (self._shared.add if shared else self._shared.discard)(key)
-        if self._standing is not None:
-            self._standing.see(self._counted(seen), seen.observed, self._load)
-
-    def _asking(self, seen: Seen) -> Instance:
-        """The instance as it is planned. Where a virtual machine starts, memory that it is bound to draws it there.
-
-        Once it has a place, that is what moving it by load costs (see rebalance.price), and draws it no more.
-        """
-        if seen.observed.decided is not None:
-            return seen.instance
-        bound = bound_nodes(seen, self.machine)
-        return replace(seen.instance, bound_nodes=bound) if bound else seen.instance
-
-    def _counted(self, seen: Seen) -> Instance:
-        """The instance as it counts where others are planned: with exclusive CPUs only if it was given some."""
-        instance = self._asking(seen)
-        if instance.key not in self._shared:
-            return instance
-        return replace(instance, demand=replace(instance.demand, exclusive=False))
+        if seen is not None:
+            self._counting.share(seen, shared=shared)
 
     def decide(self, key: InstanceKey, decided: Decided) -> None:
         """Note a decision, so that everything planned from now on counts it."""
@@ -357,7 +306,7 @@ class World:
         """What is seen of an instance. Raises GoneError."""
         usage = None if raw.config.get("limits.memory") else self._payloads.read_usage(payload)
         raw = raw if usage is None else replace(raw, memory_usage=usage)
-        instance = demand.instance_from(raw, self.machine, self._placement, self._hardware.find_devices(raw))
+        instance = demand.instance_from(raw, self.machine, self.placement, self._hardware.find_devices(raw))
         observed, problem = self._payloads.observe(raw, instance, payload)
         if not demand.follows_nodes(raw):
             observed = replace(observed, followed=False)
@@ -396,15 +345,7 @@ class World:
             self._managed[key] = None
         else:
             self._managed.pop(key, None)
-        if self._standing is not None and (before is None or before.instance != seen.instance or moved(before, seen)):
-            self._standing.see(self._counted(seen), seen.observed, self._load)
-
-    def _stand(self) -> Standing:
-        if self._standing is None:
-            self._standing = Standing(self.machine, self._placement)
-            for seen in self._seen.values():
-                self._standing.see(self._counted(seen), seen.observed, self._load)
-        return self._standing
+        self._counting.see(before, seen)
 
     def _note_gone(self, key: InstanceKey, turn: int) -> None:
         self.forget(key)

@@ -4,48 +4,57 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from incus_numa.errors import ConfigError
-from incus_numa.settings import LIVE_TABLES, RESTART_KEYS, Settings, read_tables, settings_as_dict
+from incus_numa.settings import FindMisfits, LeftOut, Settings, Tables, halt, put_over, salvage_over
 
 MODE = 0o640
-
-Tables = Mapping[str, Mapping[str, Any]]
 
 
 class Overrides:
     """The file that keeps them. Whoever reads it sees the old or the new ones, never a part.
 
-    `kept` are those as last put over settings or written, none at first.
+    `kept` are those in force since they were last put over settings or written, none at first; `left_out` is what else
+    the file has.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.kept: Tables = {}
+        self.left_out: tuple[LeftOut, ...] = ()
 
-    def put_over(self, settings: Settings, find_misfits: Callable[[Settings], tuple[str, ...]]) -> Settings:
-        """Settings with what the file keeps over them.
+    def put_over(self, settings: Settings, find_misfits: FindMisfits) -> Settings:
+        """Settings with what the file keeps over them; what is not valid or does not fit is left out.
 
-        Raises ConfigError if it is not ours, or if what it leads to is not valid or does not fit; nothing has changed
-        then.
+        Where the file cannot be read at all, or not whether moves are allowed, nobody is moved by load: an operator
+        who forbade that must not find it done because a disk or an upgrade has spoilt the order.
         """
-        tables = self._read()
-        if not tables:
-            self.kept = tables
-            return settings
         try:
-            found = apply(settings, tables)
-            if misfits := find_misfits(found):
-                raise ConfigError(misfits)
+            found = salvage_over(settings, self._read(), find_misfits)
         except ConfigError as error:
-            raise ConfigError(tuple(f"{self._path}: {problem}" for problem in error.problems)) from error
-        self.kept = tables
-        return found
+            found = halt(settings, self._named(error.problems[0]))
+        self.kept, self.left_out = found.tables, found.left_out
+        return found.settings
+
+    def check(self, settings: Settings, find_misfits: FindMisfits) -> None:
+        """Raise ConfigError with everything that is wrong with what the file keeps, as it is over these settings."""
+        try:
+            put_over(settings, self._read(), find_misfits)
+        except ConfigError as error:
+            raise ConfigError(tuple(self._named(one) for one in error.problems)) from error
+
+    def list_left_out(self) -> tuple[str, ...]:
+        """What was set and is not in force, and why, one sentence each."""
+        told = (one.why if one.key is None else self._named(one.why) for one in self.left_out)
+        return tuple(f"left out of the policy that was set: {one}" for one in told)
+
+    def list_keys(self) -> tuple[str, ...]:
+        """Keys in force that were set, such as `placement.smt`."""
+        return tuple(f"{name}.{key}" for name, table in self.kept.items() for key in table)
 
     def write(self, tables: Tables) -> None:
         """Keep these from now on; none are kept as no file. Raises OSError; the old ones are kept then."""
@@ -65,27 +74,30 @@ class Overrides:
             with contextlib.suppress(OSError):
                 fresh.unlink()
             raise
-        self.kept = tables
+        self.kept, self.left_out = tables, ()
         self._sync_folder()
 
     def clear(self) -> None:
         """Keep none any more. Raises OSError; they are kept then."""
         self._path.unlink(missing_ok=True)
-        self.kept = {}
+        self.kept, self.left_out = {}, ()
         self._sync_folder()
 
     def _read(self) -> Tables:
+        """What the file has, whatever it says. Raises ConfigError where it cannot be read or is not ours."""
         try:
             text = self._path.read_bytes()
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise ConfigError((f"{self._path}: cannot be read: {(error.strerror or str(error)).lower()}",)) from error
+            raise ConfigError((f"cannot be read: {(error.strerror or str(error)).lower()}",)) from error
         try:
-            return msgspec.json.decode(text, type=dict[str, dict[str, Any]])
+            return msgspec.json.decode(text, type=dict[str, Any])
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            told = f"{self._path}: not what the API has written: {error}; delete it to go back to the file"
-            raise ConfigError((told,)) from error
+            raise ConfigError((f"not what the API has written: {error}",)) from error
+
+    def _named(self, problem: str) -> str:
+        return f"{self._path}: {problem}"
 
     def _sync_folder(self) -> None:
         """What was renamed or removed is so after a power cut, too, where the file system can do that."""
@@ -95,22 +107,3 @@ class Overrides:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-
-
-def apply(settings: Settings, tables: Tables) -> Settings:
-    """Settings with these tables over them, key by key. Raises ConfigError with every problem."""
-    strange = sorted(tables.keys() - set(LIVE_TABLES))
-    problems = [f"[{name}]: cannot be set here; expected one of {', '.join(LIVE_TABLES)}" for name in strange]
-    problems += [f"{name}: expected a table" for name, table in tables.items() if not isinstance(table, Mapping)]
-    if problems:
-        raise ConfigError(tuple(problems))
-    problems = [
-        f"{name}.{key}: can only be changed in the file, followed by a restart"
-        for name, key in sorted(RESTART_KEYS)
-        if key in tables.get(name, {})
-    ]
-    whole = settings_as_dict(settings)
-    found, wrong = read_tables(whole | {name: whole[name] | dict(table) for name, table in tables.items()})
-    if problems or wrong:
-        raise ConfigError((*problems, *wrong))
-    return found

@@ -132,6 +132,14 @@ class Reconciler:
         """Let the memory of an instance follow, then bind it; nothing if none has to. Raises UnreachableError."""
         return await self._settling.follow(key, progress)
 
+    def uncounted(self) -> tuple[InstanceKey, ...]:
+        """Instances whose memory was bound at once, and what that moved was not counted yet."""
+        return self._settling.carried.due()
+
+    async def count_carried(self, key: InstanceKey) -> int:
+        """The bytes that binding an instance's memory has moved; waits until the kernel shows it."""
+        return await self._settling.carried.count(key)
+
     async def release(self, key: InstanceKey) -> tuple[StepResult, ...]:
         """Hand an instance back that was seen: all online CPUs, memory anywhere, no decision of ours."""
         async with self._settling.lock(key):

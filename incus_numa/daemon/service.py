@@ -14,6 +14,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,6 @@ UNDONE = frozenset({Outcome.FAILED, Outcome.BUSY, Outcome.GONE})
 
 HELD_S = 0.05
 """When to compare a cpuset again that could not be put right because a pass was at work on its instance."""
-
-FIXED = (
-    "[server], [host], [api], daemon.write_timeout_s, daemon.run_dir, rebalance.bytes_per_second and rebalance.journal"
-)
-"""What cannot be changed while the service runs."""
 
 MACHINE_FRESH_S = 0.2
 """For how long the machine is taken as unchanged after it was looked at."""
@@ -163,16 +159,16 @@ class Service:
             log.info("settings reloaded")
         self._notifier.ready()
 
-    def check(self, settings: Settings) -> None:
-        """Raises ConfigError where settings do not fit this machine."""
-        if misfits := self._world.check_memory(settings.memory):
-            raise ConfigError(misfits)
+    def find_misfits(self, settings: Settings) -> tuple[str, ...]:
+        """What of settings this machine cannot keep, one sentence each."""
+        return self._world.find_misfits(settings)
 
     def use(self, settings: Settings) -> None:
         """Work by other settings from now on. Raises ConfigError where they do not fit; the old ones stay then."""
-        self.check(settings)
-        if _fixed(settings) != self._in_force:
-            log.warning("changes of %s need a restart", FIXED)
+        if misfits := self.find_misfits(settings):
+            raise ConfigError(misfits)
+        if changed := [key for key, value in _fixed(settings).items() if value != self._in_force[key]]:
+            log.warning("changes of %s need a restart", ", ".join(changed))
         self._settings = settings
         self._reloaded.set()
         for unused in list_unused(settings):
@@ -376,8 +372,11 @@ class Service:
             await asyncio.sleep(interval_s)
 
 
-def _fixed(settings: Settings) -> tuple[object, ...]:
-    """What cannot be changed while the service runs."""
-    pace, journal = settings.rebalance.bytes_per_second, settings.rebalance.journal
-    daemon = settings.daemon
-    return settings.server, settings.host, settings.api, daemon.write_timeout_s, daemon.run_dir, pace, journal
+def _fixed(settings: Settings) -> dict[str, object]:
+    """What cannot be changed while the service runs, by `table.key`."""
+    return {
+        f"{table.name}.{one.name}": getattr(getattr(settings, table.name), one.name)
+        for table in fields(settings)
+        for one in fields(getattr(settings, table.name))
+        if one.metadata["restart"]
+    }

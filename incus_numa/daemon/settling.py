@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 
 from incus_numa.applier.protocol import Applier, Progress, Target
 from incus_numa.cpuset import NodeSet
+from incus_numa.daemon.carried import Carried
 from incus_numa.daemon.decisions import Decisions, decided_of
 from incus_numa.daemon.notices import Notices
 from incus_numa.daemon.observe import World
@@ -64,6 +65,7 @@ class Settling:
         # A lock lives as long as somebody holds it or waits for it.
         self._locks: WeakValueDictionary[InstanceKey, asyncio.Lock] = WeakValueDictionary()
         self._recording = Recording(world)
+        self.carried = Carried(world, notices)
         self._held: set[InstanceKey] = set()
         self._unready: set[InstanceKey] = set()
         self._own_updates: dict[InstanceKey, float] = {}
@@ -140,7 +142,8 @@ class Settling:
         if any(isinstance(step, PatchNodes) for step in todo):
             self._own_updates[key] = time.monotonic() + _OWN_EVENT_S
         target = self._target(seen, mark=None if seen.marked == decided else decided)
-        results = await self._applier.apply(target, self._now(placement, todo))
+        due = self._now(placement, todo)
+        results = await self.carried.watch(due, self._applier.apply(target, due))
         self._world.note_mark(key, decided)
         self._take_in(key, results)
         busy = [result.detail for result in results if result.outcome is Outcome.BUSY]
@@ -290,11 +293,10 @@ class Settling:
         seen = self._world.get(key)
         if seen is None or seen.instance.managed or seen.marked is None:
             return ()
-        bound = seen.observed.mems or NodeSet()
         # The server would not touch the threads of a virtual machine before its next start.
         wide = self._widening(seen) if seen.process is not None else ()
         # What is bound elsewhere is not ours; in the middle of a move the nodes that are left are still there.
-        return await self._release(seen, unbind=bool(bound & seen.marked.nodes), first=wide)
+        return await self._release(seen, unbind=bool((seen.observed.mems or NodeSet()) & seen.marked.nodes), first=wide)
 
     async def release(self, key: InstanceKey) -> tuple[StepResult, ...]:
         """Hand an instance back, managed or not: all online CPUs, memory anywhere, no decision. Its lock is held."""
@@ -302,10 +304,8 @@ class Settling:
         seen = self._world.get(key)
         if seen is None or seen.marked is None:
             return ()
-        wide = self._widening(seen)
-        bound = seen.observed.mems
-        is_bound = bound is not None and bound != NodeSet() and not self._world.machine.memory_nodes <= bound
-        return await self._release(seen, unbind=is_bound, first=wide)
+        is_bound = bool(steps.really_bound(seen.observed.mems, self._world.machine.memory_nodes))
+        return await self._release(seen, unbind=is_bound, first=self._widening(seen))
 
     def _widening(self, seen: Seen) -> tuple[Step, ...]:
         """The step that gives an instance all online CPUs; none where it has them."""
@@ -317,7 +317,7 @@ class Settling:
 
     async def _release(self, seen: Seen, *, unbind: bool, first: tuple[Step, ...]) -> tuple[StepResult, ...]:
         key, bound = seen.instance.key, seen.observed.mems
-        last = (WriteMems(key=key, mems=NodeSet(), before=bound),) if unbind else ()
+        last = (WriteMems(key=key, mems=self._world.machine.memory_nodes, before=bound),) if unbind else ()
         record: tuple[Step, ...] = ()
         if self._recording.is_followed(seen) and seen.marked is not None and seen.observed.nodes == seen.marked.nodes:
             # This server keeps the instance on the nodes that its record names, whoever wrote it.
@@ -374,6 +374,7 @@ class Settling:
     def forget_gone(self, managed: set[InstanceKey]) -> None:
         """Keep only what is about these instances."""
         self._recording.keep(managed)
+        self.carried.keep(managed)
         self._own_updates = {key: until for key, until in self._own_updates.items() if key in managed}
         self._waiting = {key: one for key, one in self._waiting.items() if key in managed}
         self._followed = {key: one for key, one in self._followed.items() if key in managed}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from incus_numa.cpuset import CpuSet
 from incus_numa.daemon.seen import Seen
 from incus_numa.daemon.service import Service
+from incus_numa.facts.locality import home_of, locality
+from incus_numa.facts.memory import read_free
 from incus_numa.model.machine import Machine
 from incus_numa.model.sample import Rates
 from incus_numa.policy.desk import open_desk
@@ -20,7 +23,7 @@ _STATES = ("placed", "differs", "refused")
 
 
 def take_gauges(service: Service) -> Gauges:
-    """What is known now, without asking anybody. Instances are in the order of project and name."""
+    """What is known now, asking nobody but the kernel. Instances are in the order of project and name."""
     reconciler, rates = service.reconciler, service.balancing.rates
     world, snapshot = reconciler.world, reconciler.world.snapshot()
     desk = open_desk(snapshot, world.placement, sorted(snapshot.instances, key=lambda one: one.key))
@@ -36,7 +39,7 @@ def take_gauges(service: Service) -> Gauges:
             usable_cpus(snapshot.machine, CpuSet.parse(world.placement.reserved_cpus)),
             desk.ledger.entries.values(),
             {} if measured is None else measured.load,
-            rates,
+            read_free(snapshot.machine, rates, Path(service.settings.host.sysfs)),
         ),
         instances=tuple(_instance(one, snapshot.machine, rates) for one in managed),
         states={state: states[state] for state in _STATES} | {"unmanaged": len(seen) - len(managed)},
@@ -60,7 +63,7 @@ def _nodes(
     usable: Mapping[int, CpuSet],
     entries: Iterable[Commitment],
     loads: Mapping[int, float],
-    rates: Rates | None,
+    free: Mapping[int, int],
 ) -> dict[int, NodeGauges]:
     weights, sizes = defaultdict[int, float](float), defaultdict[int, float](float)
     for entry in entries:
@@ -77,7 +80,7 @@ def _nodes(
             committed_vcpus=vcpus[node.id],
             load=loads.get(node.id),
             memory_bytes=node.memory_bytes,
-            free_bytes=_free(rates, node.id, node.free_bytes),
+            free_bytes=free.get(node.id, node.free_bytes),
             committed_bytes=round(memory[node.id]),
             reserved_bytes=node.reserved_bytes,
         )
@@ -99,25 +102,10 @@ def _spread(amounts: Mapping[int, float], sizes: Mapping[int, int]) -> dict[int,
 def _instance(seen: Seen, machine: Machine, rates: Rates | None) -> InstanceGauges:
     key, observed = seen.instance.key, seen.observed
     own = None if rates is None else rates.instances.get(key)
-    # Where no record says it, its CPUs do.
-    home = (observed.home or machine.nodes_of(observed.cpus or CpuSet())).mask
+    home = home_of(observed, machine)
     return InstanceGauges(
         key=key,
-        nodes=home.bit_count(),
+        nodes=len(home),
         load_cpus=None if own is None else own.used_cpus,
-        locality=_locality(home, observed.memory),
+        locality=locality(observed.memory, home),
     )
-
-
-def _locality(home: int, memory: Mapping[int, int] | None) -> float | None:
-    """The part of memory that is on the nodes of a mask; None when either is unknown or there is none."""
-    total = sum(memory.values()) if memory and home else 0
-    if not total or memory is None:
-        return None
-    return sum(size for node, size in memory.items() if home >> node & 1) / total
-
-
-def _free(rates: Rates | None, node: int, seen_bytes: int | None) -> int | None:
-    """Free memory of a node as last sampled, else as seen when the machine was read."""
-    own = None if rates is None else rates.nodes.get(node)
-    return seen_bytes if own is None or own.free_bytes is None else own.free_bytes

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from incus_numa.applier.protocol import describe_change
+from incus_numa.cpuset import NodeSet
 from incus_numa.daemon import owners
 from incus_numa.daemon.seen import Seen, bound_nodes
 from incus_numa.facts import virtual
@@ -13,8 +14,10 @@ from incus_numa.facts.survey import Survey
 from incus_numa.facts.words import count, show_nodes
 from incus_numa.model.devices import Device
 from incus_numa.model.instance import Instance, Policy
-from incus_numa.model.plan import Placement, Proof, Rejection
+from incus_numa.model.plan import Placement, Proof, Rejection, WriteMems
 from incus_numa.policy import planner, scoring
+from incus_numa.policy.steps import really_bound
+from incus_numa.quantities import render_bytes
 from incus_numa.settings import PlacementSettings, Settings
 
 
@@ -45,12 +48,12 @@ def explain(found: Survey, seen: Seen, settings: Settings) -> dict[str, Any]:
         "devices": [_device(one) for one in instance.devices],
         "has_nodes": str(found.nodes_of(seen)) or None,
         "has_cpus": str(observed.cpus) if observed.cpus else None,
-        "has_mems": str(observed.mems) if observed.mems else None,
+        "has_mems": str(really_bound(observed.mems, found.machine.memory_nodes)) or None,
         "vm": virtual.explain(seen, found.machine, settings.placement),
         "memory_by_node": None if memory is None else {str(node): size for node, size in memory.items() if size},
         "state": found.state(seen),
         "decision": _decision(found, answer),
-        "why": _why(answer, instance) + ("" if anew is None else _drawn(found, seen, answer)),
+        "why": _why(answer, instance) + ("" if anew is None else _drawn(found, seen, answer)) + _astray(found, seen),
         "placed_anew": _anew(anew),
         "proof": _proof(searched) if isinstance(searched, Placement) else None,
         "shared_with": _shared_with(found, answer),
@@ -96,6 +99,18 @@ def _drawn(found: Survey, seen: Seen, answer: Placement | Rejection | None) -> s
     return (
         f"; the server bound its memory to {show_nodes(bound)}, which is weighed against load when nodes are first "
         "chosen, and moves nobody later"
+    )
+
+
+def _astray(found: Survey, seen: Seen) -> str:
+    """Memory that is not where it is bound and that no pass would move, as the end of a sentence."""
+    bound = really_bound(seen.observed.mems, found.machine.memory_nodes)
+    away = {node: size for node, size in (found.memory_by_node(seen) or {}).items() if size and node not in bound}
+    if not bound or not away or any(isinstance(one, WriteMems) for one in found.steps.get(seen.instance.key, ())):
+        return ""
+    return (
+        f"; {render_bytes(sum(away.values()))} on {show_nodes(NodeSet(away))} did not follow when memory was bound to "
+        f"{show_nodes(bound)} (pages in use just then, or locked) and stays there until it is freed"
     )
 
 

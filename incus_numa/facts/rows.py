@@ -8,6 +8,7 @@ from incus_numa.daemon.seen import Seen
 from incus_numa.facts.survey import Survey
 from incus_numa.facts.words import rounded
 from incus_numa.model.plan import Placement
+from incus_numa.policy.steps import really_bound
 
 Row = dict[str, Any]
 
@@ -15,6 +16,7 @@ Row = dict[str, Any]
 def instance_rows(found: Survey, project: str | None = None) -> list[Row]:
     """One row per running instance; `state` is placed, differs, refused or unmanaged.
 
+    `mems` is None where memory may be anywhere, as after it was unbound, when `cpuset.mems` has all nodes.
     `exclusive` is true where nobody else is to have its CPUs. `load_cpus` is measured load, `locality` the part of its
     memory that is on its nodes.
     """
@@ -27,7 +29,7 @@ def instance_rows(found: Survey, project: str | None = None) -> list[Row]:
             "memory_bytes": seen.instance.demand.memory_bytes,
             "nodes": str(found.nodes_of(seen)) or None,
             "cpus": str(seen.observed.cpus) if seen.observed.cpus else None,
-            "mems": str(seen.observed.mems) if seen.observed.mems else None,
+            "mems": str(really_bound(seen.observed.mems, found.machine.memory_nodes)) or None,
             "state": found.state(seen),
             "group": seen.instance.group if seen.instance.managed else None,
             "exclusive": has_own_cpus(found, seen),

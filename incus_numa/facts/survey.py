@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.daemon.observe import World
 from incus_numa.daemon.seen import Seen
+from incus_numa.facts.locality import home_of, locality
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.machine import Machine
 from incus_numa.model.plan import Placement, Plan, Rejection, Step
@@ -22,14 +24,18 @@ from incus_numa.settings import PlacementSettings
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """What was measured: rates, the snapshot with the load that follows from them, and that of every node."""
+    """What was measured: rates, the snapshot with the load that follows from them, and that of every node.
+
+    `imbalance` is the highest load of a node over the mean, None where no node is busy.
+    """
 
     rates: Rates
     snapshot: Snapshot
     node_load: Mapping[int, float]
+    imbalance: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Survey:
     """What runs, what a pass would decide now, and the load of the nodes as things are.
 
@@ -48,12 +54,20 @@ class Survey:
 
     def get(self, key: InstanceKey) -> Seen | None:
         """One running instance, None if it does not run here."""
-        return next((one for one in self.seen if one.instance.key == key), None)
+        return self._seen_by_key.get(key)
 
     def answer(self, key: InstanceKey) -> Placement | Rejection | None:
         """What a pass would decide about an instance; None if it is not managed."""
-        answers: tuple[Placement | Rejection, ...] = (*self.plan.placements, *self.plan.rejections)
-        return next((one for one in answers if one.key == key), None)
+        return self._answers.get(key)
+
+    @cached_property
+    def _seen_by_key(self) -> Mapping[InstanceKey, Seen]:
+        return {one.instance.key: one for one in self.seen}
+
+    @cached_property
+    def _answers(self) -> Mapping[InstanceKey, Placement | Rejection]:
+        found: dict[InstanceKey, Placement | Rejection] = {one.key: one for one in self.plan.rejections}
+        return found | {one.key: one for one in self.plan.placements}
 
     def state(self, seen: Seen) -> str:
         """placed: as decided; differs: a pass would change something; refused, with the reason; unmanaged."""
@@ -85,11 +99,7 @@ class Survey:
 
     def locality(self, seen: Seen) -> float | None:
         """The part of an instance's memory that is on its own nodes; None when either is unknown or it has none."""
-        memory, nodes = self.memory_by_node(seen), seen.observed.home or self.nodes_of(seen)
-        total = sum((memory or {}).values())
-        if not memory or not nodes or not total:
-            return None
-        return sum(size for node, size in memory.items() if node in nodes) / total
+        return locality(self.memory_by_node(seen), home_of(seen.observed, self.machine))
 
 
 class Answer(NamedTuple):
@@ -133,5 +143,5 @@ def measure(snapshot: Snapshot, settings: PlacementSettings, rates: Rates | None
     if rates is None:
         return None
     instances = sorted(snapshot.instances, key=lambda one: one.key)
-    node_load = node_loads.measure(open_desk(snapshot, settings, instances)).load
-    return Measured(rates=rates, snapshot=snapshot, node_load=node_load)
+    found = node_loads.measure(open_desk(snapshot, settings, instances))
+    return Measured(rates=rates, snapshot=snapshot, node_load=found.load, imbalance=found.imbalance)

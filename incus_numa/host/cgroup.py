@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +28,22 @@ MARK = "trusted.incus_numa"
 """Extended attribute with `NODES;CPUS`. Attributes of this namespace cannot be changed from inside a container."""
 
 T = TypeVar("T", CpuSet, NodeSet)
+
+Write = Callable[[Path, Sequence[str]], None]
+"""Writes lines into a file of a cgroup, one after the other. Raises OSError."""
+
+
+def write_lines(path: Path, lines: Sequence[str]) -> None:
+    """A Write to a kernel's file. One who is told when the file is closed sees the last line alone."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+    try:
+        for number, line in enumerate(lines):
+            if number:
+                os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{line}\n".encode(), 0)
+    finally:
+        os.close(descriptor)
+
 
 _GONE = {errno.ENOENT, errno.ENODEV, errno.ESRCH}
 
@@ -46,9 +62,11 @@ class CgroupFiles:
 
     effective_files = ("cpuset.cpus.effective", "cpuset.mems.effective")
 
-    def __init__(self, root: Path, procfs: Path) -> None:
+    def __init__(self, root: Path, procfs: Path, write: Write = write_lines) -> None:
+        """`write` is how this kernel is written to."""
         self._root = root
         self._procfs = procfs
+        self._write_lines = write
         self.counters: GroupCounters = UnifiedCounters()
         self._marks: dict[tuple[str, int], str] = {}
 
@@ -158,7 +176,13 @@ class CgroupFiles:
         written then.
         """
         wanted = mems or self._parse(NodeSet, self._root, self.effective_files[1])
-        self._write(group / "cpuset.mems", str(wanted))
+        first: tuple[str, ...] = ()
+        if mems and not self._parse(NodeSet, group, "cpuset.mems"):
+            # The kernel moves pages from the nodes that it last gave the group. To one whose first process was born in
+            # it (CLONE_INTO_CGROUP, as LXC does it) it gave none: its first set moves nothing. So it is bound, let go
+            # and bound again, and the last write moves what is elsewhere.
+            first = (str(wanted), str(self._parse(NodeSet, group, self.effective_files[1]) | wanted))
+        self._write(group / "cpuset.mems", *first, str(wanted))
         self._verify(NodeSet, group, "cpuset.mems", wanted)
 
     def mark(self, group: Path, decided: Decided) -> None:
@@ -198,11 +222,11 @@ class CgroupFiles:
         except OSError as error:
             raise _wrapped(error, group / name, "read") from error
 
-    def _write(self, path: Path, text: str) -> None:
+    def _write(self, path: Path, *texts: str) -> None:
         try:
-            path.write_text(f"{text}\n")
+            self._write_lines(path, texts)
         except OSError as error:
-            raise _wrapped(error, path, f"write {text!r} to") from error
+            raise _wrapped(error, path, f"write {texts[-1]!r} to") from error
 
     def _verify(self, kind: type[T], group: Path, name: str, wanted: T) -> None:
         found = self._parse(kind, group, name)

@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.errors import GoneError
 from incus_numa.host import counters
-from incus_numa.host.cgroup import CgroupFiles
+from incus_numa.host.cgroup import CgroupFiles, Write, write_lines
 from incus_numa.host.group_counters import PAGE_BYTES, LegacyCounters
 
 T = TypeVar("T", CpuSet, NodeSet)
@@ -25,14 +25,14 @@ T = TypeVar("T", CpuSet, NodeSet)
 _MIGRATE = "cpuset.memory_migrate"
 
 
-def cgroup_files(root: Path, procfs: Path) -> CgroupFiles:
+def cgroup_files(root: Path, procfs: Path, write: Write = write_lines) -> CgroupFiles:
     """The files of this host's hierarchy below `root`: v2 where that has cpusets, else v1 where that is mounted."""
     try:
         controllers = (root / "cgroup.controllers").read_text().split()
     except OSError:
         controllers = []
     legacy = "cpuset" not in controllers and (root / "cpuset/cpuset.cpus").exists()
-    return LegacyCgroupFiles(root, procfs) if legacy else CgroupFiles(root, procfs)
+    return (LegacyCgroupFiles if legacy else CgroupFiles)(root, procfs, write)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,8 +50,8 @@ class LegacyCgroupFiles(CgroupFiles):
 
     effective_files = ("cpuset.effective_cpus", "cpuset.effective_mems")
 
-    def __init__(self, mount: Path, procfs: Path) -> None:
-        super().__init__(mount / "cpuset", procfs)
+    def __init__(self, mount: Path, procfs: Path, write: Write = write_lines) -> None:
+        super().__init__(mount / "cpuset", procfs, write)
         self._memory = mount / "memory"
         self.counters = LegacyCounters(mount)
 

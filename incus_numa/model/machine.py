@@ -72,13 +72,17 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A host as the kernel describes it. `nodes` and `cpus` are ordered by id; `warnings` are sentences for people."""
+    """A host as the kernel describes it. `nodes` and `cpus` are ordered by id; `warnings` are sentences for people.
+
+    `offline` are CPUs that are plugged in and not online; nothing else is known of them.
+    """
 
     name: str = ""
     nodes: tuple[Node, ...]
     cpus: tuple[Cpu, ...]
     online: CpuSet
     isolated: CpuSet = field(default_factory=CpuSet)
+    offline: CpuSet = field(default_factory=CpuSet)
     warnings: tuple[str, ...] = ()
 
     @cached_property

@@ -99,7 +99,7 @@ class WriteCpus:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WriteMems:
-    """Write `cpuset.mems` of the instance's cgroup, which moves its pages. Empty `mems` unbinds."""
+    """Write `cpuset.mems` of the instance's cgroup, which moves its pages to `mems`; all of the machine's unbind."""
 
     key: InstanceKey
     mems: NodeSet

@@ -1,4 +1,4 @@
-"""Memory that is kept for the host: whether the settings fit a machine, and the machine with it set aside. Pure.
+"""What is kept for the host: whether CPUs and memory fit a machine, and the machine with memory set aside. Pure.
 
 Called wherever a machine is read for planning: by the daemon, the one-shot commands, `plan` and `config check`. What
 needs no machine, such as the sum, is checked with the settings themselves.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from incus_numa.cpuset import NodeSet
+from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.model.machine import Machine, Node
 from incus_numa.quantities import render_both
-from incus_numa.settings import MemorySettings, Reservation
+from incus_numa.settings import MemorySettings, PlacementSettings, Reservation
 
 
 def check_reservations(memory: MemorySettings, machine: Machine) -> tuple[str, ...]:
@@ -23,6 +23,26 @@ def check_reservations(memory: MemorySettings, machine: Machine) -> tuple[str, .
         return ()
     problems = (_problem(one, machine) for one in memory.reserved)
     return tuple(problem for problem in problems if problem is not None)
+
+
+def check_reserved_cpus(placement: PlacementSettings, machine: Machine, present: CpuSet | None) -> tuple[str, ...]:
+    """Why CPUs cannot be kept for the host as the settings say, one sentence each. `present` ones may be offline."""
+    try:
+        reserved = CpuSet.parse(placement.reserved_cpus)
+    except ValueError:
+        # That it is no list was told with the settings.
+        return ()
+    if not machine.online:
+        # Where the kernel's trees are missing nothing is known of its CPUs.
+        return ()
+    about, there = f"placement.reserved_cpus = {placement.reserved_cpus!r}", machine.online | (present or CpuSet())
+    problems = []
+    if reserved - there:
+        problems.append(f"{about}: this machine has no CPUs {reserved - there}, only {there}")
+    usable = machine.online - machine.isolated
+    if usable and usable <= reserved:
+        problems.append(f"{about}: that is every CPU that instances could have ({usable}); leave some of them out")
+    return tuple(problems)
 
 
 def reserve(machine: Machine, memory: MemorySettings) -> Machine:

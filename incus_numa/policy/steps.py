@@ -21,17 +21,17 @@ PACED_BYTES = 64 << 20
 def diff_one(placement: Placement, observed: Observed, memory_nodes: NodeSet) -> tuple[Step, ...]:
     """Steps for one placement. Without a cgroup (`cpus` and `mems` None) only the record is written.
 
-    Memory that is bound to all of the machine's `memory_nodes` is not bound: the kernel does not take an empty set
-    for a group that has had one.
+    Memory that is bound to all of the machine's `memory_nodes` is not bound, and is unbound by that: the kernel does
+    not take an empty set for a group that has had one.
     """
     key = placement.key
     steps: list[Step] = []
     if observed.nodes != placement.nodes:
         steps.append(PatchNodes(key=key, nodes=placement.nodes, before=observed.nodes))
-    bound, wanted = _bound(observed.mems or NodeSet(), memory_nodes), _bound(placement.mems or NodeSet(), memory_nodes)
+    bound, wanted = really_bound(observed.mems, memory_nodes), really_bound(placement.mems, memory_nodes)
     wide = _widened(bound, wanted)
     if observed.mems is not None and wide != bound:
-        steps.append(WriteMems(key=key, mems=wide, before=observed.mems))
+        steps.append(WriteMems(key=key, mems=wide or memory_nodes, before=observed.mems))
     if observed.cpus is not None and observed.cpus != placement.cpus:
         steps.append(WriteCpus(key=key, cpus=placement.cpus, before=observed.cpus))
     narrows = observed.mems is not None and wide != wanted
@@ -39,7 +39,8 @@ def diff_one(placement: Placement, observed: Observed, memory_nodes: NodeSet) ->
     if follows is not None:
         steps.append(follows)
     if narrows:
-        steps.append(WriteMems(key=key, mems=wanted, before=observed.mems if wide == bound else wide))
+        before = observed.mems if wide == bound else wide or memory_nodes
+        steps.append(WriteMems(key=key, mems=wanted or memory_nodes, before=before))
     return tuple(steps)
 
 
@@ -97,9 +98,9 @@ def _follows(placement: Placement, observed: Observed, wanted: NodeSet, memory_n
     return MovePages(key=placement.key, sources=sources, targets=targets, size_bytes=size)
 
 
-def _bound(mems: NodeSet, memory_nodes: NodeSet) -> NodeSet:
-    """The nodes that memory is really bound to; empty when it may be anywhere."""
-    return NodeSet() if memory_nodes <= mems else mems
+def really_bound(mems: NodeSet | None, memory_nodes: NodeSet) -> NodeSet:
+    """The nodes that memory is bound to; empty when it may be anywhere, as on all of the machine's, or is not known."""
+    return NodeSet() if mems is None or memory_nodes <= mems else mems
 
 
 def _widened(bound: NodeSet, wanted: NodeSet) -> NodeSet:

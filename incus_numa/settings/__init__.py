@@ -5,6 +5,7 @@ problem at once. `render_settings` writes every key with its meaning, which is h
 """
 
 from incus_numa.settings.checking import check_settings, list_unused, parse_listen
+from incus_numa.settings.over import FindMisfits, LeftOut, Overlay, Tables, halt, put_over, salvage_over
 from incus_numa.settings.reading import parse_settings, read_tables, salvage_settings
 from incus_numa.settings.tables import (
     LIVE_TABLES,
@@ -27,20 +28,27 @@ __all__ = [
     "RESTART_KEYS",
     "ApiSettings",
     "DaemonSettings",
+    "FindMisfits",
     "HostSettings",
+    "LeftOut",
     "MemorySettings",
     "MetricsSettings",
+    "Overlay",
     "PlacementSettings",
     "RebalanceSettings",
     "Reservation",
     "ServerSettings",
     "Settings",
+    "Tables",
     "check_settings",
+    "halt",
     "list_unused",
     "parse_listen",
     "parse_settings",
+    "put_over",
     "read_tables",
     "render_settings",
+    "salvage_over",
     "salvage_settings",
     "settings_as_dict",
 ]

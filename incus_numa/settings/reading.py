@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -15,6 +15,8 @@ from incus_numa.cpuset import MAX_ID
 from incus_numa.errors import ConfigError
 from incus_numa.settings.checking import check_settings
 from incus_numa.settings.tables import MemorySettings, Reservation, Settings
+
+_PLAIN: Mapping[Any, str] = {bool: "expected true or false", str: "expected a text"}
 
 _NODE_ID = re.compile(r"0|[1-9][0-9]{0,4}")
 
@@ -59,6 +61,13 @@ def read_tables(tables: Mapping[str, Any]) -> tuple[Settings, tuple[str, ...]]:
     return settings, tuple(problems)
 
 
+def check_value(table: str, key: str, value: object) -> tuple[str, ...]:
+    """Problems of one key by itself, one sentence each; there must be such a table."""
+    problems: list[str] = []
+    _table(table, get_type_hints(Settings)[table], {key: value}, problems)
+    return tuple(problems)
+
+
 def _table(name: str, kind: Any, table: dict[str, Any], problems: list[str]) -> Any:
     """The table's value from its valid keys; every invalid key is added to the problems."""
     hints = get_type_hints(kind, include_extras=True)
@@ -73,10 +82,27 @@ def _table(name: str, kind: Any, table: dict[str, Any], problems: list[str]) -> 
         try:
             values[one] = msgspec.convert(raw, hints[one])
         except (msgspec.ValidationError, OverflowError) as error:
-            choices = get_args(hints[one]) if get_origin(hints[one]) is Literal else ()
-            told = f"expected one of {', '.join(choices)}" if choices else str(error).replace("`", "")
-            problems.append(f"{name}.{one} = {raw!r}: {told}")
+            told = _expected(hints[one], raw) or str(error).replace("`", "")
+            problems.append(f"{name}.{one} = {_short(raw)}: {told}")
     return kind(**values)
+
+
+def _expected(hint: Any, raw: object) -> str:
+    """What a key takes, as its meaning has it; empty where msgspec says it better."""
+    if get_origin(hint) is Literal:
+        return f"expected one of {', '.join(get_args(hint))}"
+    if hint in _PLAIN:
+        return _PLAIN[hint]
+    if get_origin(hint) is not Annotated:
+        return ""
+    kind, *limits = get_args(hint)
+    found = next((one for one in limits if isinstance(one, msgspec.Meta)), None)
+    if found is None or found.ge is None or found.le is None:
+        return ""
+    told = f"{found.ge:g} to {found.le:g}"
+    if kind is int:
+        return f"expected {told}" if type(raw) is int else f"expected a whole number from {told}"
+    return f"expected {told}" if type(raw) in (int, float) else f"expected a number from {told}"
 
 
 def _amount(name: str, raw: object, problems: list[str]) -> int:

@@ -27,13 +27,17 @@ _TRIES, _PAUSE_S = 100, 0.0001
 
 @dataclass(kw_only=True, slots=True)
 class Group:
-    """One payload cgroup. `cpus` and `mems` are the accepted values, `pages` bytes per node."""
+    """One payload cgroup. `cpus` and `mems` are the accepted values, `pages` bytes per node.
+
+    `given` are the memory nodes that the kernel last gave its processes, from which a write of `mems` moves pages.
+    """
 
     name: str
     path: Path
     cpus: CpuSet = field(default_factory=CpuSet)
     mems: NodeSet = field(default_factory=NodeSet)
     pages: dict[int, int] = field(default_factory=dict)
+    given: NodeSet = field(default_factory=NodeSet)
 
     @property
     def moves_memory(self) -> bool:

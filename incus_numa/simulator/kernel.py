@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from asyncinotify import Inotify, Mask
@@ -42,6 +42,7 @@ class Kernel:
         tick_s: float | None,
         on_write: ForeignWrite,
         hierarchy: Hierarchy = Hierarchy.V2,
+        born_inside: bool = False,
     ) -> None:
         self.machine = machine
         self.sysfs = directory / "sys"
@@ -59,6 +60,8 @@ class Kernel:
         self._trash = directory / "trash"
         self._on_write = on_write
         self._watches = watches
+        self._born_inside = born_inside
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._inotify: Inotify | None = None
         self._watched: dict[Path, InstanceKey] = {}
         self._task: asyncio.Task[None] | None = None
@@ -79,6 +82,7 @@ class Kernel:
         trees.write_procfs(self.procfs, self.machine)
         self._write_root(self.online)
         if self._watches:
+            self._loop = asyncio.get_running_loop()
             self._inotify = Inotify()
             self._task = asyncio.create_task(self._watch(self._inotify), name="fake kernel")
 
@@ -97,6 +101,7 @@ class Kernel:
         name = groups.group_name(key)
         group = self._new_group(name, pages)
         group.create(pid, self.open_cpus, self.machine.memory_nodes)
+        group.given = NodeSet() if self._born_inside else self.machine.memory_nodes
         groups.write_process(self.procfs, pid, group.membership, "systemd")
         self.groups[key] = group
         self.work.start(key, Worker(group=group))
@@ -156,7 +161,7 @@ class Kernel:
             vm.follow_possible(CpuSet(cpu.id for cpu in machine.cpus))
             if not NodeSet(vm.pages) <= machine.memory_nodes:
                 with self.memory:
-                    vm.set_pages(move_pages(vm.pages, machine.memory_nodes))
+                    vm.set_pages(move_pages(vm.pages, NodeSet(vm.pages), machine.memory_nodes))
 
     def _follow_all(self) -> None:
         """The root's sets and all effective CPUs follow what is online and free."""
@@ -172,6 +177,18 @@ class Kernel:
         for key, group in tuple(self.groups.items()):
             self._take(key, group, CPUS)
             self._take(key, group, MEMS)
+
+    def write(self, path: Path, lines: Sequence[str]) -> None:
+        """Write lines into a file one after the other; each is taken over at once. Not in the event loop's thread."""
+        for line in lines:
+            path.write_text(f"{line}\n")
+            if self._loop is None:
+                self.settle()
+            else:
+                asyncio.run_coroutine_threadsafe(self._settle_soon(), self._loop).result()
+
+    async def _settle_soon(self) -> None:
+        self.settle()
 
     async def _watch(self, inotify: Inotify) -> None:
         async for event in inotify:
@@ -219,10 +236,15 @@ class Kernel:
     def _follow_mems(self, group: Group) -> None:
         effective = group.mems & self.machine.memory_nodes or self.machine.memory_nodes
         group.follow_mems(effective)
-        if group.moves_memory or not NodeSet(group.pages) <= self.machine.memory_nodes:
+        gone = NodeSet(group.pages) - self.machine.memory_nodes
+        left = gone | group.given if group.moves_memory else gone
+        if left:
             with self.memory:
-                group.pages = move_pages(group.pages, effective)
+                group.pages = move_pages(group.pages, left, effective)
                 group.write_pages()
+        # A set that changes nothing is not told to the processes.
+        if effective != self.machine.memory_nodes or group.given:
+            group.given = effective
 
     def _follow_cpus(self, group: Group) -> None:
         group.follow_cpus(self.open_cpus)
@@ -241,9 +263,9 @@ class Kernel:
         return LegacyGroup(name=name, path=path, pages=pages, mount=self.cgroup, hierarchy=self.hierarchy)
 
 
-def move_pages(pages: dict[int, int], mems: NodeSet) -> dict[int, int]:
-    """Bytes per node after `cpuset.mems` was written: what is elsewhere is spread evenly over the allowed nodes."""
-    moved = {node: size if node in mems else 0 for node, size in pages.items()}
+def move_pages(pages: dict[int, int], sources: NodeSet, mems: NodeSet) -> dict[int, int]:
+    """Bytes per node after `cpuset.mems` was written: what is on other sources is spread evenly over these nodes."""
+    moved = {node: 0 if node in sources - mems else size for node, size in pages.items()}
     stray = sum(pages.values()) - sum(moved.values())
     share = stray // len(mems) // PAGE * PAGE
     for node in mems:

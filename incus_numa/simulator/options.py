@@ -55,7 +55,8 @@ class SimulatorOptions:
     6.0.4 and 6.0.3: one node for any `limits.cpu`, and `volatile.cpu.nodes=0` is not accepted. `extensions` are those
     of the API (None: what this product has today). Older servers do not send `names_in_events`, only the address of
     what an event is about. `member` is the name in a cluster. `watches` turns the fake kernel's inotify
-    on; without it, effective values follow only when it is told to settle. While an instance works,
+    on; without it, effective values follow only when it is told to settle. Where instances are `born_inside` their
+    cgroups (CLONE_INTO_CGROUP), the first write of `cpuset.mems` moves nothing. While an instance works,
     its counters grow every `tick_s` (None: only when the driver says that time passes).
     """
 
@@ -78,6 +79,7 @@ class SimulatorOptions:
     refuses_node_zero: bool = False
     member: str | None = None
     watches: bool = True
+    born_inside: bool = False
     tick_s: float | None = 0.05
     cgroup: Hierarchy = Hierarchy.V2
     vm_evidence: VmEvidence = VmEvidence.GUEST_TIME

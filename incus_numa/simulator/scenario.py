@@ -5,6 +5,8 @@ Two 96-core CPUs that show 24 nodes of 16 threads, and instances of up to 48 vCP
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from incus_numa.cpuset import CpuSet
 from incus_numa.model.machine import Cpu, Machine, Node
 
@@ -22,6 +24,23 @@ INSTANCES: tuple[tuple[str, int, int], ...] = (
     *(("dns2", 1, 1), ("ci5", 16, 8), ("ldap", 2, 2), ("log", 4, 8)),
 )
 """Name, `limits.cpu`, `limits.memory` in GiB, in the order in which they are started."""
+
+WORK: Mapping[str, float] = {
+    name: cpus
+    for cpus, names in (
+        (24.0, ("analytics",)),
+        (20.0, ("db1",)),
+        (12.0, ("db2",)),
+        (7.5, ("cache1",)),
+        (5.0, ("ci1", "build1")),
+        (3.8, ("proxy", "mail", "db3")),
+        (1.9, tuple(f"web{number}" for number in range(1, 10))),
+        (1.5, ("ci2", "build2", "ldap")),
+        (0.2, ("log", "dns1", "dns2")),
+    )
+    for name in names
+}
+"""CPUs that instances keep busy where they are to work; the others idle."""
 
 
 def machine() -> Machine:

@@ -15,6 +15,7 @@ from typing import Self
 from aiohttp import web
 
 from incus_numa.cpuset import CpuSet
+from incus_numa.host.cgroup import Write, write_lines
 from incus_numa.model.instance import InstanceKey, InstanceType
 from incus_numa.model.machine import Machine
 from incus_numa.simulator import checker, control, hotplug, server
@@ -47,6 +48,7 @@ class Simulator:
             tick_s=options.tick_s,
             on_write=self.measurements.mark,
             hierarchy=options.cgroup,
+            born_inside=options.born_inside,
         )
         self.incus = Incus(self.kernel, options, self.measurements)
         self.incus.on_panic = self._panic
@@ -234,6 +236,11 @@ class Simulator:
     def settle(self) -> None:
         """Let the fake kernel take over everything that was written, without waiting for inotify."""
         self.kernel.settle()
+
+    @property
+    def write(self) -> Write:
+        """How a program in this process writes to cgroups: the fake kernel misses no line where each of them counts."""
+        return self.kernel.write if self.options.born_inside else write_lines
 
     def vm_threads(self, key: InstanceKey) -> VmThreads:
         """The threads of a running virtual machine, those of vCPUs told from others, and where each may run."""

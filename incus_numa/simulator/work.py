@@ -120,12 +120,13 @@ class Work:
         trees.write_stat(self._procfs, self.cpu_times, self.online)
 
     def _share(self) -> Shares:
-        claims = {key: self._claim(self.workers[key], self._wants[key]) for key in self._working()}
+        claims = {key: self._claim(self.workers[key], self._wants[key]) for key in self.working()}
         if claims != self._claims:
             self._claims, self._shares = claims, share_time(claims)
         return self._shares
 
-    def _working(self) -> list[InstanceKey]:
+    def working(self) -> list[InstanceKey]:
+        """Running instances that want CPU time."""
         return [key for key in self._wants if key in self.workers]
 
     def _claim(self, worker: Worker, wanted_cpus: float) -> Claim:
@@ -155,7 +156,7 @@ class Work:
         while True:
             await asyncio.sleep(tick_s)
             self._pass()
-            if not self._working():
+            if not self.working():
                 self._task = None
                 return
 

@@ -32,6 +32,7 @@ class _Outline(msgspec.Struct):
     cpus: list[msgspec.Raw] | None = None
     online: str | None = None
     isolated: str = ""
+    offline: str = ""
     warnings: list[str] = []
 
 
@@ -56,7 +57,7 @@ class _CpuEntry(msgspec.Struct):
 def render_machine(machine: Machine) -> dict[str, Any]:
     """The machine as plain JSON values in the documented order: sets as kernel lists, unknown numbers as None.
 
-    `hugepages` of a node and `kind` of a CPU are there only where there is something to tell.
+    `offline`, `hugepages` of a node and `kind` of a CPU are there only where there is something to tell.
     """
     return {
         "name": machine.name,
@@ -64,6 +65,7 @@ def render_machine(machine: Machine) -> dict[str, Any]:
         "cpus": [_render_cpu(cpu) for cpu in machine.cpus],
         "online": str(machine.online),
         "isolated": str(machine.isolated),
+        **({"offline": str(machine.offline)} if machine.offline else {}),
         "warnings": list(machine.warnings),
     }
 
@@ -106,12 +108,14 @@ def parse_machine(text: str | bytes) -> Machine:
     nodes = _decode_nodes(outline.nodes, problems)
     entries = _decode_cpus(outline.cpus, problems)
     isolated = _decode_set(outline.isolated, "isolated", problems)
+    offline = _decode_set(outline.offline, "offline", problems)
     online = None if outline.online is None else _decode_set(outline.online, "online", problems)
     cpus = _derive_cpus(nodes, online) if entries is None else _name_groups(entries)
     if online is None:
         online = CpuSet(cpu.id for cpu in cpus)
     # Entries that could not be decoded would make the others look wrong.
     contradictions = [] if problems else _check_cpus(cpus, nodes) + _check_nodes(nodes, cpus, online)
+    contradictions += _check_offline(online, offline)
     problems += _check_unique("node", nodes) + _check_unique("cpu", cpus) + _check_cores(entries or ())
     problems += contradictions
     if problems:
@@ -122,6 +126,7 @@ def parse_machine(text: str | bytes) -> Machine:
         cpus=cpus,
         online=online,
         isolated=isolated,
+        offline=offline,
         warnings=tuple(outline.warnings),
     )
 
@@ -244,6 +249,11 @@ def _check_nodes(nodes: tuple[Node, ...], cpus: tuple[Cpu, ...], online: CpuSet)
     if online - listed:
         problems.append(f"online cpus {online - listed} are not in cpus")
     return problems + _check_overlaps(nodes) + _check_distances(nodes) + _check_hugepages(nodes)
+
+
+def _check_offline(online: CpuSet, offline: CpuSet) -> list[str]:
+    both = online & offline
+    return [f"cpus {both} are in online and in offline"] if both else []
 
 
 def _check_overlaps(nodes: tuple[Node, ...]) -> list[str]:

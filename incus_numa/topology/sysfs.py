@@ -16,6 +16,7 @@ from incus_numa.topology.kinds import read_kinds
 from incus_numa.topology.meminfo import parse_meminfo
 from incus_numa.topology.nodes import read_nodes
 
+PRESENT = f"{CPU_DIR}/present"
 ISOLATED = f"{CPU_DIR}/isolated"
 PARTITIONS = "fs/cgroup/cpuset.cpus.isolated"
 """CPUs of all isolated cpuset partitions: Documentation/admin-guide/cgroup-v2.rst, "Cpuset"."""
@@ -39,13 +40,15 @@ def read_machine(sysfs: Path, procfs: Path | None = None, *, name: str = "") -> 
         cpus=_read_cpus(files, online, nodes),
         online=online,
         isolated=_read_isolated(files, online),
+        # The kernel's own list of offline CPUs has those as well that might be plugged in one day.
+        offline=(files.cpu_list(PRESENT) or online) - online,
         warnings=files.notes.sentences(),
     )
 
 
 def read_present(sysfs: Path) -> CpuSet | None:
     """All CPUs that are plugged in, online or not; None where the kernel does not list them."""
-    return KernelFiles(sysfs, "/sys").cpu_list(f"{CPU_DIR}/present") or None
+    return KernelFiles(sysfs, "/sys").cpu_list(PRESENT) or None
 
 
 def _read_online(files: KernelFiles) -> CpuSet:

@@ -66,7 +66,13 @@ class MachineCpu(TypedDict):
     kind: NotRequired[str]
 
 
-class Topology(TypedDict):
+class Unavailable(TypedDict, total=False):
+    """What is told of a machine where there is any: CPUs that are plugged in and not online."""
+
+    offline: str
+
+
+class Topology(Unavailable):
     """The machine."""
 
     name: str
@@ -252,15 +258,25 @@ class History(TypedDict):
     load: dict[str, list[float | None]]
 
 
+class LeftOut(TypedDict):
+    """What was set and is not in force: a key such as `placement.smt`, a table, or null for all of it."""
+
+    key: str | None
+    why: str
+
+
 class Policy(TypedDict):
-    """What is in force, and where it comes from: `file` or `api`."""
+    """What is in force, and where it comes from: `file` or `api`. `etag` names it for If-Match."""
 
     source: str
     file: str
     changes: dict[str, dict[str, Any]]
+    left_out: list[LeftOut]
     effective: dict[str, dict[str, Any]]
     meanings: dict[str, str]
     fixed: list[str]
+    warnings: list[str]
+    etag: str
 
 
 class Rebalanced(ByLoad):

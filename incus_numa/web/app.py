@@ -15,17 +15,17 @@ from msgspec import UNSET
 
 from incus_numa.errors import IncusNumaError, ReportError
 from incus_numa.model.instance import InstanceKey
-from incus_numa.settings import LIVE_TABLES
-from incus_numa.web import asked, pages, problems
+from incus_numa.web import asked, pages, problems, scrapes, tags
 from incus_numa.web.access import Access, Visit
 from incus_numa.web.connections import harden
-from incus_numa.web.limits import MOST_BODY, MOST_WATCHING, READ_S, SEND_S, Gate
+from incus_numa.web.limits import Gate, Limits
 from incus_numa.web.openapi import make_document
 from incus_numa.web.pages import Page
 from incus_numa.web.peers import Members, read_peer
 from incus_numa.web.problems import Problem, Refusal
 from incus_numa.web.protocol import Exposition, Host
 from incus_numa.web.routes import JSON, ROUTES
+from incus_numa.web.scrapes import Scrapes
 from incus_numa.web.stream import Broadcast, abort
 
 log = logging.getLogger(__name__)
@@ -42,12 +42,13 @@ class Front:
     members: Members
     max_clients: int
     max_instances: Callable[[], int]
+    limits: Limits
 
 
 def create_app(host: Host, front: Front, exposition: Exposition, broadcast: Broadcast) -> web.Application:
     """The API as an aiohttp application."""
     api = Api(host, front, exposition, broadcast)
-    app = web.Application(middlewares=[api.around], client_max_size=MOST_BODY)
+    app = web.Application(middlewares=[api.around], client_max_size=front.limits.body_bytes)
     app.on_response_prepare.append(_harden)
     for route in ROUTES:
         handler: Handler = getattr(api, route.name)
@@ -70,14 +71,14 @@ class Api:
     def __init__(self, host: Host, front: Front, exposition: Exposition, broadcast: Broadcast) -> None:
         self._host = host
         self._front = front
-        self._exposition = exposition
+        self._limits = front.limits
         self._broadcast = broadcast
         self._document = msgspec.json.encode(make_document())
-        self._rendering = asyncio.Lock()
+        self._scrapes = Scrapes(host.gauges, exposition, front.max_instances)
         # Whoever comes over TCP must not keep out those of the unix socket.
         kinds = (True, False)
         self._asking = {is_unix: Gate(front.max_clients, "requests are worked on") for is_unix in kinds}
-        self._watching = {is_unix: Gate(MOST_WATCHING, "clients watch") for is_unix in kinds}
+        self._watching = {is_unix: Gate(front.limits.watching, "clients watch") for is_unix in kinds}
 
     @web.middleware
     async def around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -88,7 +89,7 @@ class Api:
             with gates[_is_unix(request)].passing():
                 return await self._answer(request, handler)
         except Refusal as refusal:
-            return await _send(request, problems.respond(refusal.problem, request.rel_url.raw_path))
+            return await self._send(request, problems.respond(refusal.problem, request.rel_url.raw_path))
         except GoneClientError:
             # Nobody is there to be answered, and nobody needs to hear of it.
             gone = web.Response(status=400)
@@ -113,16 +114,13 @@ class Api:
             log.exception("a request failed by a bug; others are answered all the same")
             problem = Problem(status=500, detail="a bug of incus-numa: its log says more")
             response = problems.respond(problem, request.rel_url.raw_path)
-        return await _send(request, response)
+        return await self._send(request, response)
 
     async def _visit(self, request: web.Request) -> Visit:
         connection = _socket(request)
         is_member = None
         if connection.family == socket.AF_UNIX:
-            peer = read_peer(connection)
-            is_member = self._front.members.knows(peer)
-            if is_member is None:
-                is_member = await asyncio.to_thread(self._front.members.look_up, peer)
+            is_member = await self._front.members.admit(read_peer(connection))
         name = connection.getsockname() if is_member is None else ""
         headers = request.headers
         return Visit(
@@ -182,28 +180,33 @@ class Api:
     async def get_policy(self, request: web.Request) -> web.StreamResponse:
         """The policy in force."""
         _query(request, asked.NoQuery)
-        return _json(await self._host.policy())
+        found = await self._host.policy()
+        response = _json(found)
+        response.headers[tags.TAG] = tags.render_tag(found["etag"])
+        # The dashboard does not offer what would be refused to everybody.
+        may_change = _is_unix(request) or self._front.access.token is not None
+        response.headers["Allow"] = "GET, HEAD, PUT, DELETE" if may_change else "GET, HEAD"
+        return response
 
     async def put_policy(self, request: web.Request) -> web.StreamResponse:
         """Have other tables over the file's."""
         _query(request, asked.NoQuery)
-        body = await _body(request, asked.PolicyTables)
-        tables = {name: table for name in LIVE_TABLES if (table := getattr(body, name)) is not UNSET}
-        found = await self._host.set_policy(tables)
+        tables = await self._body(request, dict[str, Any])
+        found = await self._host.set_policy(tables, _only_if(request))
         log.info("policy set by %s: %s", _who(request), ", ".join(tables) or "nothing over the file")
         return _json(found)
 
     async def delete_policy(self, request: web.Request) -> web.StreamResponse:
         """Go back to the file."""
         _query(request, asked.NoQuery)
-        found = await self._host.reset_policy()
+        found = await self._host.reset_policy(_only_if(request))
         log.info("policy of the file taken up again by %s", _who(request))
         return _json(found)
 
     async def post_rebalance(self, request: web.Request) -> web.StreamResponse:
         """One pass by measured load."""
         _query(request, asked.NoQuery)
-        wish = await _body(request, asked.RebalanceRequest)
+        wish = await self._body(request, asked.RebalanceRequest)
         try:
             found = await self._host.rebalance(dry_run=wish.dry_run, max_moves=wish.max_moves, project=wish.project)
         except ReportError as error:
@@ -225,12 +228,37 @@ class Api:
 
     async def get_metrics(self, request: web.Request) -> web.StreamResponse:
         """Metrics for Prometheus."""
-        openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
-        gauges, most = self._host.gauges(), self._front.max_instances()
-        async with self._rendering:
-            # A thousand instances take long enough to hold up a start.
-            text, kind = await asyncio.to_thread(self._exposition.render, gauges, most, openmetrics=openmetrics)
-        return web.Response(body=text, headers={"Content-Type": kind})
+        text = await self._scrapes.get(scrapes.wanted_form(request))
+        return web.Response(body=text.body, headers=text.headers)
+
+    async def _body(self, request: web.Request, kind: type[T]) -> T:
+        if request.headers.get("Content-Encoding", "identity") != "identity":
+            raise Refusal(Problem(status=415, detail="expected a body without Content-Encoding"))
+        try:
+            async with asyncio.timeout(self._limits.body_s):
+                body = await request.read()
+        except TimeoutError as error:
+            told = f"the body did not come within {self._limits.body_s:g} s"
+            raise Refusal(Problem(status=408, detail=told)) from error
+        except ConnectionError as error:
+            raise GoneClientError from error
+        except web.RequestPayloadError as error:
+            raise Refusal(Problem(status=400, detail="the body is cut off, or not as its headers say")) from error
+        return asked.read_body(body, kind)
+
+    async def _send(self, request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+        """Send an answer and wait until it is taken; who takes too long is cut off."""
+        try:
+            async with asyncio.timeout(self._limits.answer_s):
+                await response.prepare(request)
+                await response.write_eof()
+                await request.writer.drain()
+        except TimeoutError:
+            log.debug("a client was cut off: it did not take its answer")
+            abort(request)
+        except ConnectionError:
+            response.force_close()
+        return response
 
 
 async def _harden(_: web.Request, response: web.StreamResponse) -> None:
@@ -249,38 +277,12 @@ def _query(request: web.Request, kind: type[T]) -> T:
     return asked.read_query({name: query.getall(name) for name in query}, kind)
 
 
-async def _body(request: web.Request, kind: type[T]) -> T:
-    if request.headers.get("Content-Encoding", "identity") != "identity":
-        raise Refusal(Problem(status=415, detail="expected a body without Content-Encoding"))
-    try:
-        async with asyncio.timeout(READ_S):
-            body = await request.read()
-    except TimeoutError as error:
-        raise Refusal(Problem(status=408, detail=f"the body did not come within {READ_S:g} s")) from error
-    except ConnectionError as error:
-        raise GoneClientError from error
-    except web.RequestPayloadError as error:
-        raise Refusal(Problem(status=400, detail="the body is cut off, or not as its headers say")) from error
-    return asked.read_body(body, kind)
-
-
-async def _send(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
-    """Send an answer and wait until it is taken; who takes too long is cut off."""
-    try:
-        async with asyncio.timeout(SEND_S):
-            await response.prepare(request)
-            await response.write_eof()
-            await request.writer.drain()
-    except TimeoutError:
-        log.debug("a client was cut off: it did not take its answer")
-        abort(request)
-    except ConnectionError:
-        response.force_close()
-    return response
-
-
 def _json(document: Any, status: int = 200) -> web.Response:
     return web.Response(status=status, body=msgspec.json.encode(document), content_type=JSON)
+
+
+def _only_if(request: web.Request) -> frozenset[str] | None:
+    return tags.parse_match(request.headers.getall(tags.ONLY_IF, ()))
 
 
 def _socket(request: web.Request) -> socket.socket:

@@ -56,12 +56,11 @@ class RebalanceRequest(Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     project: Project | None = None
 
 
-class PolicyTables(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """Tables over those of the configuration file, key by key. They replace those that were set before."""
+class PolicyTables(Struct, frozen=True):
+    """Tables over those of the configuration file, key by key. They replace those that were set before.
 
-    placement: dict[str, Any] | UnsetType = UNSET
-    memory: dict[str, Any] | UnsetType = UNSET
-    rebalance: dict[str, Any] | UnsetType = UNSET
+    What is in them is checked with the settings, which tell every mistake at once: see `describe_policy`.
+    """
 
 
 def read_query(pairs: Mapping[str, list[str]], kind: type[T]) -> T:
@@ -92,7 +91,7 @@ def describe_policy() -> dict[str, Any]:
     hints = get_type_hints(Settings)
     return {
         "title": PolicyTables.__name__,
-        "description": PolicyTables.__doc__,
+        "description": (PolicyTables.__doc__ or "").partition("\n")[0],
         "type": "object",
         "properties": {name: _describe_table(name, hints[name]) for name in LIVE_TABLES},
         "additionalProperties": False,

@@ -9,7 +9,7 @@ from typing import Any, cast
 from aiohttp import web
 
 from incus_numa.web import problems
-from incus_numa.web.limits import HEADERS_S, LINGER_S
+from incus_numa.web.limits import Limits
 from incus_numa.web.problems import Problem
 
 log = logging.getLogger(__name__)
@@ -49,13 +49,13 @@ class Connection(web.RequestHandler):
 
     __slots__ = ("_crowd", "_is_counted")
 
-    def __init__(self, manager: web.Server, crowd: Crowd) -> None:
+    def __init__(self, manager: web.Server, crowd: Crowd, limits: Limits) -> None:
         self._crowd, self._is_counted = crowd, False
         super().__init__(
             manager,
             loop=asyncio.get_running_loop(),
-            keepalive_timeout=HEADERS_S,
-            lingering_time=LINGER_S,
+            keepalive_timeout=limits.headers_s,
+            lingering_time=limits.linger_s,
             # What is logged is said where it is known that it holds no secret.
             access_log=cast(Any, None),
             auto_decompress=False,

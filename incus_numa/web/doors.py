@@ -62,7 +62,7 @@ def _clear(path: Path) -> None:
     raise ReportError(f"{path} is in use by another daemon: stop that one, or set api.socket to another path")
 
 
-def bind_tcp(settings: ApiSettings) -> tuple[socket.socket, ssl.SSLContext | None]:
+def bind_tcp(settings: ApiSettings) -> tuple[socket.socket, Tls | None]:
     """A TCP socket, and TLS where it is set up. Raises ReportError and OSError.
 
     On an address that can be reached from outside there is none without TLS and a token, whatever checked that before.
@@ -74,19 +74,59 @@ def bind_tcp(settings: ApiSettings) -> tuple[socket.socket, ssl.SSLContext | Non
     secured = bool(settings.token_file and settings.tls_certificate)
     if not is_loopback(address) and not secured:
         raise ReportError(f"{address} can be reached from outside: it needs api.token_file and api.tls_certificate")
-    context = make_tls(settings) if settings.tls_certificate else None
+    tls = Tls(settings) if settings.tls_certificate else None
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     bound = socket.create_server((address, port), family=family, backlog=BACKLOG)
-    return bound, context
+    return bound, tls
 
 
-def make_tls(settings: ApiSettings) -> ssl.SSLContext:
-    """TLS 1.2 or later with the certificate of the settings. Raises ReportError."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+class Tls:
+    """TLS 1.2 or later with the certificate of the settings. Raises ReportError where that cannot be used.
+
+    `context` is for those who listen: whatever is read later, a connection is shown what was read last.
+    """
+
+    def __init__(self, settings: ApiSettings) -> None:
+        self._certificate, self._key = settings.tls_certificate, settings.tls_key
+        self._seen = self._stamps()
+        self._newest = self.context = self._read()
+        self.context.sni_callback = self._show_newest
+
+    def read_again(self) -> bool:
+        """Show new connections the certificate that is in the files by now; says whether these have changed.
+
+        Raises ReportError where it cannot be used; the one that there was is still shown then.
+        """
+        stamps = self._stamps()
+        if stamps == self._seen:
+            return False
+        # Not into the context that is used: it would be left with a certificate and another's key.
+        self._newest = self._read()
+        self._seen = stamps
+        return True
+
+    def _show_newest(self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> None:
+        """Called at the beginning of each connection, whether the client names us or not."""
+        connection.context = self._newest
+
+    def _read(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            # With a password set, a key that is encrypted is an error; else the daemon would ask a terminal for it.
+            context.load_cert_chain(self._certificate, self._key or None, password="")
+        except (OSError, ValueError) as error:
+            told = f"api.tls_certificate {self._certificate} or its key cannot be used"
+            raise ReportError(f"{told}: {getattr(error, 'strerror', None) or error}") from error
+        return context
+
+    def _stamps(self) -> tuple[tuple[int, ...], ...]:
+        """What changes with the files; () for those that are not there."""
+        return tuple(_stamp(Path(one)) for one in (self._certificate, self._key) if one)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
     try:
-        # With a password set, a key that is encrypted is an error; else the daemon would ask a terminal for it.
-        context.load_cert_chain(settings.tls_certificate, settings.tls_key or None, password="")
-    except (OSError, ValueError) as error:
-        told = f"api.tls_certificate {settings.tls_certificate} or its key cannot be used"
-        raise ReportError(f"{told}: {getattr(error, 'strerror', None) or error}") from error
-    return context
+        about = path.stat()
+    except OSError:
+        return ()
+    return about.st_dev, about.st_ino, about.st_mtime_ns, about.st_ctime_ns, about.st_size

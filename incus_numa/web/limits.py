@@ -4,34 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from incus_numa.web.problems import AGAIN_S, Problem, Refusal
 
-MOST_BODY = 64 << 10
-"""Bytes of a body."""
 
-MOST_WATCHING = 32
-"""So many may watch events at a time, at each of the unix socket and TCP."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What a client may take of the API; times in seconds.
 
-HEADERS_S = 10.0
-"""How long a connection may be open without a request being complete, and how long it is kept for the next one."""
+    `body_bytes` is the size of a body; `headers_s` how long a connection may be open without a request being complete,
+    and how long it is kept for the next one; `body_s` how long a body may take, `answer_s` the taking of an answer,
+    and `handshake_s` how long TLS may take to begin. What is sent after an answer is still read for `linger_s`, so that
+    the client sees the answer.
 
-READ_S = 10.0
-"""How long the body of a request may take."""
+    So many may be `watching` events at a time, at each of the unix socket and TCP. `kept_bytes` of events are kept for
+    one who does not read, and one who takes nothing for `event_s` is cut off. After `quiet_s` without an event a
+    comment is sent: nobody between takes the connection for dead then.
+    """
 
-SEND_S = 30.0
-"""How long a client may take to accept an answer."""
+    body_bytes: int = 64 << 10
+    headers_s: float = 10.0
+    body_s: float = 10.0
+    answer_s: float = 30.0
+    linger_s: float = 2.0
+    handshake_s: float = 10.0
+    watching: int = 32
+    kept_bytes: int = 1 << 20
+    event_s: float = 10.0
+    quiet_s: float = 15.0
 
-LINGER_S = 2.0
-"""How long what a client sends after its answer is still read, so that it sees the answer."""
-
-HANDSHAKE_S = 10.0
-"""How long TLS may take to begin."""
+    def most_connections(self, max_clients: int) -> int:
+        """How many connections may be open: those that ask, those that watch, and as many that are idle."""
+        return 2 * max_clients + self.watching
 
 
-def most_connections(max_clients: int) -> int:
-    """How many connections may be open: those that ask, those that watch, and as many that are idle."""
-    return 2 * max_clients + MOST_WATCHING
+DEFAULT = Limits()
+"""What docs/api.md says."""
 
 
 class Gate:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from itertools import product
 from typing import assert_never
@@ -16,7 +16,6 @@ from typing import assert_never
 from prometheus_client import (
     CollectorRegistry,
     Counter,
-    Gauge,
     Histogram,
     Info,
     disable_created_metrics,
@@ -85,9 +84,6 @@ class Metrics:
         # When a counter was made is when the service was started: a series more for each would tell nothing.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
-        self._taken = 0
-        self._counted: tuple[int, bool, bytes] | None = None
-        self._present: tuple[Gauges, int, bytes] | None = None
         self._count_passes(registry)
         self._count_moves(registry)
         self._count_server_calls(registry)
@@ -156,8 +152,6 @@ class Metrics:
         self._retries = _counter(
             registry, "server_retries_total", "Requests that the server could not answer yet, to be made again."
         )
-        self._connected = Gauge("incus_numa_server_connected", "Whether the server answers.", registry=registry)
-        self._is_away = False
 
     def take(self, notice: Notice) -> None:
         """Count what the service tells."""
@@ -180,7 +174,6 @@ class Metrics:
             case MemoryFollowed():
                 self._moved_bytes.inc(notice.moved_bytes)
             case StreamOpened():
-                self._is_away = False
                 self._connections.inc()
                 self._gaps.inc(notice.again)
             case ServerCalled():
@@ -189,47 +182,29 @@ class Metrics:
                 self._settings_changes.inc()
             case _:
                 assert_never(notice)
-        self._taken += 1
 
     def _take_call(self, notice: ServerCalled) -> None:
         self._calls.labels(notice.call, notice.error or OK).inc()
         self._call_duration.labels(notice.call).observe(notice.took_s)
         self._retries.inc(notice.error == BUSY)
-        if notice.error != CANCELLED:
-            # A server that goes away is not heard of any more; what tells is the next request to it.
-            self._is_away = notice.error == UNREACHABLE
 
     def render(self, gauges: Gauges, max_instances: int, *, openmetrics: bool) -> tuple[bytes, str]:
         """Everything as text, and its content type; at most so many instances have metrics of their own, the first.
 
-        It may run in another thread than `take`, one call at a time.
+        It may run in another thread than `take`.
         """
-        counted = self._render_counted(connected=gauges.connected and not self._is_away)
-        present = self._render_present(gauges, max_instances)
+        counted = generate_latest(self._registry)
+        registry = CollectorRegistry()
+        registry.register(_Present(gauges, max_instances))
+        present = generate_latest(registry) + _render_instances(gauges.instances[:max_instances])
         if not openmetrics:
             return counted + present, TEXT
         # That is how the formats differ: a counter is called without its ending, and the last line says that it is one.
         return b"%b%b# EOF\n" % (_COUNTER_HEAD.sub(rb"\1 ", counted), present), CONTENT_TYPE_LATEST
 
-    def _render_counted(self, *, connected: bool) -> bytes:
-        """What was counted; the last text again if nothing has happened since."""
-        taken = self._taken
-        if self._counted is None or self._counted[:2] != (taken, connected):
-            self._connected.set(connected)
-            self._counted = taken, connected, generate_latest(self._registry)
-        return self._counted[2]
-
-    def _render_present(self, gauges: Gauges, max_instances: int) -> bytes:
-        """The gauges; the last text again for the same value, which is shown to all who ask within its short life."""
-        if self._present is None or self._present[0] is not gauges or self._present[1] != max_instances:
-            registry = CollectorRegistry()
-            registry.register(_Present(gauges, max_instances))
-            self._present = gauges, max_instances, generate_latest(registry)
-        return self._present[2]
-
 
 class _Present(Collector):
-    """The gauges of one moment."""
+    """The gauges of one moment, but for those of single instances."""
 
     def __init__(self, gauges: Gauges, max_instances: int) -> None:
         self._gauges = gauges
@@ -238,6 +213,7 @@ class _Present(Collector):
     def collect(self) -> Iterator[Metric]:
         """All gauges. One without a value that is known has no sample."""
         gauges = self._gauges
+        yield _single("server_connected", "Whether the server's events are heard.", gauges.connected)
         for name, text, node_value in _NODE_GAUGES:
             yield _family(
                 name, text, ["node"], (((str(node),), node_value(one)) for node, one in sorted(gauges.nodes.items()))
@@ -247,13 +223,10 @@ class _Present(Collector):
         yield _counted(
             "instances_refused", "Running instances that are refused.", "reason", _values(Reason), gauges.refused
         )
-        shown = gauges.instances[: self._max_instances]
-        for name, text, value in _INSTANCE_GAUGES:
-            yield _family(name, text, ["project", "instance_name"], ((one.key, value(one)) for one in shown))
         yield _single(
             "instances_not_shown",
             "Managed instances without metrics of their own, as there are more than metrics.max_instances.",
-            len(gauges.instances) - len(shown),
+            max(0, len(gauges.instances) - self._max_instances),
         )
 
 
@@ -272,6 +245,25 @@ _INSTANCE_GAUGES: tuple[tuple[str, str, Callable[[InstanceGauges], float | None]
     ("instance_load_cpus", "CPUs that the instance keeps busy.", lambda one: one.load_cpus),
     ("instance_locality_ratio", "The part of the instance's memory that is on its nodes.", lambda one: one.locality),
 )
+
+
+def _render_instances(shown: Sequence[InstanceGauges]) -> bytes:
+    """The gauges of single instances as text, which is the same in both formats.
+
+    It is written here, in a fifth of the time that it takes by way of samples: all of it keeps starts waiting.
+    """
+    labels = [f'{{instance_name="{_escape(one.key.name)}",project="{_escape(one.key.project)}"}}' for one in shown]
+    lines = []
+    for name, text, value in _INSTANCE_GAUGES:
+        lines.append(f"# HELP incus_numa_{name} {text}\n# TYPE incus_numa_{name} gauge\n")
+        values = zip(labels, map(value, shown), strict=True)
+        lines += [f"incus_numa_{name}{label} {float(found)!r}\n" for label, found in values if found is not None]
+    return "".join(lines).encode()
+
+
+def _escape(text: str) -> str:
+    """As a value of a label."""
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
 def _single(name: str, text: str, value: float | None) -> GaugeMetricFamily:

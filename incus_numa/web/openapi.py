@@ -19,16 +19,18 @@ _PROBLEMS = {
     401: "Over TCP this needs the token.",
     403: "This is not for you, or not over TCP.",
     404: "There is no such thing here.",
+    408: "The body did not come in time.",
     409: "Something else is under way, or nothing was measured yet.",
+    412: "It was changed meanwhile, or If-Match names something else.",
     413: "The body is larger than 64 KiB.",
     415: "The body has to be JSON.",
     421: "The Host header has a name that is not ours.",
     422: "The request is not valid; `errors` has every mistake.",
-    500: "It failed.",
+    500: "It failed; the log says more.",
     503: "Too many ask at the same time, or the server cannot be reached.",
 }
-_ALWAYS = (400, 401, 403, 421, 422, 503)
-_WITH_BODY = (413, 415, 422)
+_ALWAYS = (400, 401, 403, 421, 422, 500, 503)
+_WITH_BODY = (408, 413, 415, 422)
 
 
 def make_document() -> dict[str, Any]:
@@ -67,7 +69,7 @@ def make_document() -> dict[str, Any]:
 
 def _operation(route: Route) -> dict[str, Any]:
     operation: dict[str, Any] = {"operationId": route.name, "summary": route.summary}
-    if parameters := [*_places(route), *_query(route)]:
+    if parameters := [*_places(route), *_query(route), *_headers(route)]:
         operation["parameters"] = parameters
     if route.body is not None:
         content: dict[str, Any] = {"schema": {"$ref": f"{_REF}{route.body.__name__}"}}
@@ -84,6 +86,7 @@ def _responses(route: Route) -> dict[str, Any]:
             "description": route.summary,
             "content": {kind: {"schema": _schema(answer)} for kind in route.kinds},
         }
+        | ({"headers": _sent(route)} if route.sends else {})
         for status, answer in route.answers.items()
     }
     statuses = {*_ALWAYS, *route.problems, *(_WITH_BODY if route.body is not None else ())}
@@ -110,6 +113,20 @@ def _query(route: Route) -> list[dict[str, Any]]:
     _, schemas = msgspec.json.schema_components([route.query])
     properties = schemas[route.query.__name__]["properties"]
     return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in properties.items()]
+
+
+def _headers(route: Route) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "header", "required": False, "description": meaning, "schema": {"type": "string"}}
+        for name, meaning in route.takes.items()
+    ]
+
+
+def _sent(route: Route) -> dict[str, Any]:
+    return {
+        name: {"required": True, "description": meaning, "schema": {"type": "string"}}
+        for name, meaning in route.sends.items()
+    }
 
 
 def _inner(answer: Any) -> Any:

@@ -12,7 +12,7 @@ from http import HTTPStatus
 import msgspec
 from aiohttp import web
 
-from incus_numa.errors import ConfigError, GoneError, IncusNumaError, RetryError, UnreachableError
+from incus_numa.errors import ChangedError, ConfigError, GoneError, IncusNumaError, RetryError, UnreachableError
 
 CONTENT_TYPE = "application/problem+json"
 UNNAMED = "about:blank"
@@ -78,6 +78,8 @@ def explain(error: IncusNumaError) -> Problem:
     if isinstance(error, UnreachableError):
         title, kind = "The server cannot be reached", "urn:incus-numa:server-unreachable"
         return Problem(status=503, detail=str(error), title=title, kind=kind, headers=_again())
+    if isinstance(error, ChangedError):
+        return Problem(status=412, detail=str(error), title="It was changed meanwhile", kind="urn:incus-numa:changed")
     if isinstance(error, RetryError):
         title, kind = "Something else is under way", "urn:incus-numa:busy"
         return Problem(status=409, detail=str(error), title=title, kind=kind, headers=_again())

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.notice import Notice
 
 Document = dict[str, Any]
+Written = msgspec.Raw
+"""A document as JSON: written once for all who ask for it."""
+
+
+def write(document: Any) -> Written:
+    """A document as JSON."""
+    return msgspec.Raw(msgspec.json.encode(document))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,26 +74,27 @@ class Host(Protocol):
     """The running service, as the API sees it. Nothing but `set_policy`, `reset_policy` and `rebalance` changes it."""
 
     async def status(self) -> Document:
-        """`version`, `started_at` (UTC), `server` (product, version, socket, connected), `nodes`, `cpus`, `instances`
-        (running, managed, refused), `imbalance`, `rebalancing`, `problems` (sentences), `warnings`."""
+        """`version`, `started_at` (UTC), `server` (product, version, member, socket, connected), `nodes`, `cpus`,
+        `instances` (running, managed, differ, refused), `imbalance`, `rebalancing`, `moving`, `policy_source`,
+        `problems` (sentences), `warnings`."""
 
     async def topology(self) -> Document:
         """The machine, as `incus-numa topology --format json` prints it."""
 
-    async def nodes(self) -> list[Document]:
+    async def nodes(self) -> Written:
         """One per node: `node, cpus, load, memory_bytes, free_bytes, measured_load`, as `list` has them; and
         `cpu_busy` (CPU id to its busy part since it was asked for before, 0 to 1, empty where that is unknown),
         `instances` (`project` and `name` of those on it)."""
 
-    async def instances(self, project: str | None = None) -> list[Document]:
+    async def instances(self, project: str | None = None) -> Written:
         """One per running instance, as `list --format json` has them."""
 
-    async def instance(self, key: InstanceKey) -> Document | None:
+    async def instance(self, key: InstanceKey) -> Written | None:
         """Everything about one, as `explain --format json` prints it; None if it does not run here."""
 
-    async def plan(self) -> Document:
+    async def plan(self) -> Written:
         """What a pass would do now: `placements` and `rejections` as `plan --format json` has them, `steps`
-        (sentences by `project/name`), and `moves` by load as `rebalance --dry-run --format json` has them."""
+        (sentences by `project/name`), and `by_load` as `rebalance --dry-run --format json` has it."""
 
     async def moves(self, limit: int) -> list[Document]:
         """The journal, newest first."""
@@ -95,22 +105,24 @@ class Host(Protocol):
 
     async def policy(self) -> Document:
         """`source` (`file` or `api`), `file`, `changes` (tables set by the API), `effective` (the tables placement,
-        memory and rebalance with all keys), `meanings` (`table.key` to a sentence), `fixed` (keys not to be set)."""
+        memory and rebalance with all keys), `meanings` (`table.key` to a sentence), `fixed` (keys not to be set),
+        `left_out` (what was set and is not in force: `key`, `why`), `warnings` (sentences), `etag`."""
 
-    async def set_policy(self, tables: Mapping[str, Any]) -> Document:
+    async def set_policy(self, tables: Mapping[str, Any], only_if: Set[str] | None = None) -> Document:
         """Have these tables over those of the file from now on, and after a restart; then as `policy`.
 
-        They replace those that were set before. Raises ConfigError with every problem, and ReportError where they
-        cannot be kept; nothing has changed then.
+        They replace those that were set before. Raises ConfigError with every problem, ChangedError where the `etag`
+        is none of `only_if`, and ReportError where they cannot be kept; nothing has changed then.
         """
 
-    async def reset_policy(self) -> Document:
-        """Go back to the file; then as `policy`. Raises ConfigError when the file is bad, and ReportError."""
+    async def reset_policy(self, only_if: Set[str] | None = None) -> Document:
+        """Go back to the file; then as `policy`. Raises ConfigError when the file is bad, and as `set_policy`."""
 
     async def rebalance(self, *, dry_run: bool, max_moves: int | None = None, project: str | None = None) -> Document:
         """One pass by load now, from what was sampled last: `dry_run`, `moves`, `held`, `why`, `imbalance`, `expected`.
 
-        Raises UnreachableError, RetryError while another one is under way, and ReportError without any sample.
+        Raises UnreachableError, RetryError while another one is under way, GoneError where there is no such project,
+        and ReportError without any sample.
         """
 
     def gauges(self) -> Gauges:

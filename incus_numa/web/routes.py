@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from incus_numa.web import answers, asked
+from incus_numa.web import answers, asked, tags
 
 JSON = "application/json"
 
@@ -18,7 +18,8 @@ class Route:
     """One path and method. `name` is the method of `app.Api` that answers, `answers` what by status.
 
     `path` has its parameters in braces, whose meanings are in `places`. `kind` is the content type, `examples` are
-    bodies by name. `problems` are statuses that say more than that the request was wrong.
+    bodies by name. `problems` are statuses that say more than that the request was wrong. `takes` and `sends` are
+    headers with their meanings.
     """
 
     method: str
@@ -32,6 +33,13 @@ class Route:
     kinds: tuple[str, ...] = (JSON,)
     examples: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[int, ...] = ()
+    takes: Mapping[str, str] = field(default_factory=dict)
+    sends: Mapping[str, str] = field(default_factory=dict)
+
+
+_UNLESS_CHANGED = {
+    tags.ONLY_IF: 'The policy that is meant, as the ETag of GET in quotes; "*" or nothing: whatever there is.'
+}
 
 
 ROUTES: tuple[Route, ...] = (
@@ -102,6 +110,7 @@ ROUTES: tuple[Route, ...] = (
         name="get_policy",
         summary="The policy in force, and where it comes from",
         answers={200: answers.Policy},
+        sends={tags.TAG: "Names what is answered, also as `etag` in it, for If-Match."},
     ),
     Route(
         method="PUT",
@@ -111,7 +120,8 @@ ROUTES: tuple[Route, ...] = (
         body=asked.PolicyTables,
         answers={200: answers.Policy},
         examples={"pack": {"placement": {"smt": "pack"}}, "nothing": {}},
-        problems=(409, 422, 500),
+        problems=(409, 412, 422, 500),
+        takes=_UNLESS_CHANGED,
     ),
     Route(
         method="DELETE",
@@ -119,7 +129,8 @@ ROUTES: tuple[Route, ...] = (
         name="delete_policy",
         summary="Go back to the configuration file",
         answers={200: answers.Policy},
-        problems=(422, 500),
+        problems=(412, 422, 500),
+        takes=_UNLESS_CHANGED,
     ),
     Route(
         method="POST",
@@ -129,7 +140,7 @@ ROUTES: tuple[Route, ...] = (
         body=asked.RebalanceRequest,
         answers={200: answers.Rebalanced, 202: answers.Rebalanced},
         examples={"preview": {"dry_run": True}, "one": {"max_moves": 1, "project": "default"}},
-        problems=(409, 503),
+        problems=(404, 409, 503),
     ),
     Route(
         method="GET",

@@ -15,12 +15,13 @@ from pathlib import Path
 from aiohttp import web
 
 from incus_numa.errors import ReportError
+from incus_numa.model.notice import Notice, SettingsChanged
 from incus_numa.settings import ApiSettings, parse_listen
 from incus_numa.web.access import Access, TokenFile, is_loopback
 from incus_numa.web.app import Front, create_app
 from incus_numa.web.connections import Connection, Crowd
-from incus_numa.web.doors import bind_tcp, bind_unix
-from incus_numa.web.limits import HANDSHAKE_S, most_connections
+from incus_numa.web.doors import Tls, bind_tcp, bind_unix
+from incus_numa.web.limits import DEFAULT, Limits
 from incus_numa.web.peers import GROUPS, Accounts, HostAccounts, Members, choose_group
 from incus_numa.web.protocol import Exposition, Host
 from incus_numa.web.stream import Broadcast
@@ -40,6 +41,7 @@ class Stage:
     settings: ApiSettings
     max_instances: Callable[[], int]
     accounts: Accounts = field(default_factory=HostAccounts)
+    limits: Limits = DEFAULT
 
 
 @asynccontextmanager
@@ -59,11 +61,12 @@ class _Server:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self._settings = stage.settings
-        self._broadcast = Broadcast()
+        self._broadcast = Broadcast(stage.limits)
         self._runner: web.AppRunner | None = None
         self._listening: list[asyncio.Server] = []
         self._file: tuple[Path, os.stat_result] | None = None
         self._unwatch: Callable[[], None] | None = None
+        self._tls: Tls | None = None
 
     async def open(self) -> tuple[str, ...]:
         """Begin to serve. What cannot be is logged and left out."""
@@ -76,7 +79,7 @@ class _Server:
             token = None
         self._runner = web.AppRunner(self._make_app(group, token), access_log=None, shutdown_timeout=STOP_S)
         await self._runner.setup()
-        self._unwatch = self._stage.host.watch(self._broadcast.take)
+        self._unwatch = self._stage.host.watch(self._take)
         addresses = [self._settings.socket] if await self._open_unix(group) else []
         if self._settings.listen and (token is not None or not self._settings.token_file) and await self._open_tcp():
             addresses.append(self._settings.listen)
@@ -99,6 +102,17 @@ class _Server:
                 if os.path.samestat(path.lstat(), own):
                     path.unlink()
 
+    def _take(self, notice: Notice) -> None:
+        """Tell those who watch. That settings came in force is what a reload looks like from here."""
+        self._broadcast.take(notice)
+        if self._tls is None or not isinstance(notice, SettingsChanged):
+            return
+        try:
+            if self._tls.read_again():
+                log.info("certificate of the API read again: %s", self._settings.tls_certificate)
+        except ReportError as error:
+            log.error("certificate of the API not read again, the old one stays: %s", error)
+
     def _make_app(self, group: int | None, token: TokenFile | None) -> web.Application:
         names = {"localhost", *(name.lower() for name in self._settings.hosts)}
         is_inside = True
@@ -111,6 +125,7 @@ class _Server:
             members=Members(group, self._stage.accounts),
             max_clients=self._settings.max_clients,
             max_instances=self._stage.max_instances,
+            limits=self._stage.limits,
         )
         return create_app(self._stage.host, front, self._stage.exposition, self._broadcast)
 
@@ -143,26 +158,27 @@ class _Server:
 
     async def _open_tcp(self) -> bool:
         try:
-            bound, context = bind_tcp(self._settings)
+            bound, self._tls = bind_tcp(self._settings)
         except (OSError, ReportError) as error:
             log.error("no API at %s: %s", self._settings.listen, error)
             return False
-        await self._listen(bound, context)
+        await self._listen(bound, None if self._tls is None else self._tls.context)
         return True
 
     async def _listen(self, bound: socket.socket, context: ssl.SSLContext | None) -> None:
         manager = None if self._runner is None else self._runner.server
         if manager is None:
             raise RuntimeError("there is no application to listen for")
-        crowd = Crowd(most_connections(self._settings.max_clients))
+        limits = self._stage.limits
+        crowd = Crowd(limits.most_connections(self._settings.max_clients))
         loop = asyncio.get_running_loop()
 
         def connect() -> Connection:
-            return Connection(manager, crowd)
+            return Connection(manager, crowd, limits)
 
         if bound.family == socket.AF_UNIX:
             server = await loop.create_unix_server(connect, sock=bound)
         else:
-            handshake_s = None if context is None else HANDSHAKE_S
+            handshake_s = None if context is None else limits.handshake_s
             server = await loop.create_server(connect, sock=bound, ssl=context, ssl_handshake_timeout=handshake_s)
         self._listening.append(server)

@@ -7,45 +7,39 @@ what is kept for them is bounded.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 
 import msgspec
 from aiohttp import web
 
 from incus_numa.model.notice import Notice
+from incus_numa.web.limits import Limits
 from incus_numa.web.telling import KINDS, render_notice
-
-MOST_KEPT = 256
-"""So many events are kept for one who watches and does not read."""
-
-KEEP_ALIVE_S = 15.0
-"""After so long without an event a comment is sent: nobody between takes the connection for dead then."""
-
-SEND_S = 10.0
-"""Who takes nothing for so long is cut off."""
 
 _BEGIN = b"retry: 2000\n\n"
 _COMMENT = b": nothing happened\n\n"
 
 
 class Listener:
-    """One who watches: the events that are still to be sent."""
+    """One who watches: the events that are still to be sent, so many bytes at most."""
 
-    def __init__(self) -> None:
-        self._kept: deque[bytes] = deque()
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: list[bytes] = []
+        self._size = 0
         self._wake = asyncio.Event()
         self._missed = 0
         self.is_over = False
 
     def put(self, text: bytes) -> None:
         """Keep an event; when there are too many, all of them are forgotten and the end is told."""
-        if len(self._kept) >= MOST_KEPT:
+        if self._size + len(text) > self._most and not self.is_over:
             self._missed, self.is_over = len(self._kept), True
-            self._kept.clear()
+            self._drop()
         if self.is_over:
             self._missed += 1
         else:
             self._kept.append(text)
+            self._size += len(text)
         self._wake.set()
 
     def end(self) -> None:
@@ -63,16 +57,21 @@ class Listener:
             except TimeoutError:
                 return _COMMENT
         found = b"".join(self._kept)
-        self._kept.clear()
+        self._drop()
         if self._missed:
             found += b"event: overflow\ndata: " + msgspec.json.encode({"missed": self._missed}) + b"\n\n"
         return found
+
+    def _drop(self) -> None:
+        self._kept.clear()
+        self._size = 0
 
 
 class Broadcast:
     """Those who watch. `take` is called with every notice."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._listeners: set[Listener] = set()
         self._count = 0
         self._is_over = False
@@ -99,16 +98,16 @@ class Broadcast:
         response.force_close()
         if request.method == "HEAD":
             return response
-        listener = Listener()
+        listener = Listener(self._limits.kept_bytes)
         if self._is_over:
             listener.end()
         self._listeners.add(listener)
         try:
             await response.prepare(request)
-            await _write(request, response, _BEGIN)
+            await self._write(request, response, _BEGIN)
             while True:
-                found = await listener.take(KEEP_ALIVE_S)
-                await _write(request, response, found)
+                found = await listener.take(self._limits.quiet_s)
+                await self._write(request, response, found)
                 if listener.is_over and found is not _COMMENT:
                     break
             await response.write_eof()
@@ -121,12 +120,11 @@ class Broadcast:
             self._listeners.discard(listener)
         return response
 
-
-async def _write(request: web.Request, response: web.StreamResponse, text: bytes) -> None:
-    """Send and wait until it is taken. Raises TimeoutError and ConnectionError."""
-    async with asyncio.timeout(SEND_S):
-        await response.write(text)
-        await request.writer.drain()
+    async def _write(self, request: web.Request, response: web.StreamResponse, text: bytes) -> None:
+        """Send and wait until it is taken. Raises TimeoutError and ConnectionError."""
+        async with asyncio.timeout(self._limits.event_s):
+            await response.write(text)
+            await request.writer.drain()
 
 
 def abort(request: web.Request) -> None:

@@ -19,6 +19,7 @@ from tests.bench import (
     rebalancing,
     rewrites,
     sampling,
+    scrapes,
     servers,
     starts,
     traces,
@@ -46,6 +47,7 @@ PARTS = {
     "profile": profiles.main,
     "sampling": sampling.main,
     "metrics": metrics.main,
+    "scrapes": scrapes.main,
     "dashboard": dashboard.main,
     "idle": idle.main,
 }

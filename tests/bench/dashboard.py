@@ -12,7 +12,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,7 +25,7 @@ from incus_numa.settings import ApiSettings
 from incus_numa.topology import document
 from incus_numa.web import pages
 from incus_numa.web.metrics import Metrics
-from incus_numa.web.protocol import Document, Gauges
+from incus_numa.web.protocol import Document, Gauges, Written, write
 from incus_numa.web.serving import Stage, serving
 from tests import builders
 
@@ -71,9 +71,9 @@ class Painted:
         """The machine."""
         return document.render_machine(self._machine)
 
-    async def nodes(self) -> list[Document]:
+    async def nodes(self) -> Written:
         """Made up."""
-        return [
+        nodes = [
             {
                 "node": node.id, "cpus": str(node.cpus), "load": 0.4 + 0.5 * math.sin(node.id) ** 2,
                 "memory_bytes": 64 << 30, "free_bytes": round((64 << 30) * math.cos(node.id) ** 2),
@@ -82,39 +82,43 @@ class Painted:
             }
             for node in self._machine.nodes
         ]  # fmt: skip
+        return write(nodes)
 
-    async def instances(self, project: str | None = None) -> list[Document]:
+    async def instances(self, project: str | None = None) -> Written:
         """Made up."""
-        return self._rows
+        return write(self._rows)
 
-    async def instance(self, key: InstanceKey) -> Document | None:
+    async def instance(self, key: InstanceKey) -> Written | None:
         """Nobody is explained."""
         return None
 
-    async def plan(self) -> Document:
+    async def plan(self) -> Written:
         """Nothing would change."""
-        return {"placements": [], "rejections": [], "node_load": {}, "elapsed_ms": 0.0, "warnings": [], "steps": {}}
+        return write(
+            {"placements": [], "rejections": [], "node_load": {}, "elapsed_ms": 0.0, "warnings": [], "steps": {}}
+        )
 
     async def moves(self, limit: int) -> list[Document]:
         """None."""
         return []
 
     async def history(self) -> Document:
-        """An hour of waves."""
-        kept = RecentLoads()
+        """An hour of waves, until now."""
+        kept, now = RecentLoads(), time.time()
         for at in range(int(KEPT_S / STEP_S)):
-            kept.note(at * STEP_S, {node.id: abs(math.sin(node.id + at / 20)) for node in self._machine.nodes})
-        return kept.show(KEPT_S - STEP_S)
+            loads = {node.id: abs(math.sin(node.id + at / 20)) for node in self._machine.nodes}
+            kept.note(now - KEPT_S + (at + 1) * STEP_S, loads)
+        return kept.show(now)
 
     async def policy(self) -> Document:
         """None."""
         return {"source": "file", "file": "", "changes": {}, "effective": {}, "meanings": {}, "fixed": []}
 
-    async def set_policy(self, tables: Mapping[str, Any]) -> Document:
+    async def set_policy(self, tables: Mapping[str, Any], only_if: Set[str] | None = None) -> Document:
         """Nothing."""
         return await self.policy()
 
-    async def reset_policy(self) -> Document:
+    async def reset_policy(self, only_if: Set[str] | None = None) -> Document:
         """Nothing."""
         return await self.policy()
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import gzip
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 from incus_numa.daemon.service import Service
 from incus_numa.facts.gauges import take_gauges
 from incus_numa.model.instance import InstanceKey
-from incus_numa.model.notice import CpusetCorrected
 from incus_numa.settings import DaemonSettings, RebalanceSettings, Settings
 from incus_numa.simulator import scenario
 from incus_numa.simulator.options import SimulatorOptions
 from incus_numa.web.metrics import Metrics
+from incus_numa.web.scrapes import LEVEL
 from tests.bench.rig import percentile
 from tests.contract.daemon_rig import Rig, Wish, eventually, rig
 
@@ -64,17 +64,11 @@ def _report(service: Service) -> None:
     print("gauges, taken once a second at most:", _cpu_ms(lambda: take_gauges(service)))
     metrics = Metrics()
     for name, openmetrics in (("text", False), ("OpenMetrics", True)):
-        show = partial(metrics.render, max_instances=INSTANCES, openmetrics=openmetrics)
-        text, _ = show(gauges)
-        print(f"{name}, {len(text)} bytes")
-        print("  all anew, once a second at most:", _cpu_ms(lambda: (_count(metrics), show(replace(gauges)))))  # noqa: B023
-        print("  the same gauges after a notice:", _cpu_ms(lambda: (_count(metrics), show(gauges))))  # noqa: B023
-        print("  the same gauges, nothing happened:", _cpu_ms(partial(show, gauges)))
-
-
-def _count(metrics: Metrics) -> Metrics:
-    metrics.take(CpusetCorrected(key=InstanceKey("default", "i0")))
-    return metrics
+        show = partial(metrics.render, gauges, INSTANCES, openmetrics=openmetrics)
+        text, _ = show()
+        packed = partial(gzip.compress, text, LEVEL)
+        print(f"{name}, once a second at most: {len(text)} bytes,", _cpu_ms(show))
+        print(f"  packed: {len(packed())} bytes,", _cpu_ms(packed))
 
 
 def _cpu_ms(work: Callable[[], object]) -> str:

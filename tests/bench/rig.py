@@ -85,8 +85,13 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(folder: Path, *, options: dict[str, Any], daemon: str = "") -> AsyncIterator[tuple[Rig, dict[str, str]]]:
-    """A simulator of the incus#1605 machine and a daemon on it; `daemon` is more TOML for its configuration."""
+async def rig(
+    folder: Path, *, options: dict[str, Any], daemon: str = "", listen: str = ""
+) -> AsyncIterator[tuple[Rig, dict[str, str]]]:
+    """A simulator of the incus#1605 machine and a daemon on it; `daemon` is more TOML for its configuration.
+
+    With `listen` its API is at that address and port, too.
+    """
     machine = folder / "machine.json"
     machine.write_text(json.dumps(document.render_machine(scenario.machine())))
     arguments = ["--machine", str(machine), "--dir", str(folder / "host"), "--options", json.dumps(options)]
@@ -96,7 +101,7 @@ async def rig(folder: Path, *, options: dict[str, Any], daemon: str = "") -> Asy
     config = folder / "config.toml"
     hosts = "\n".join(f'{name} = "{paths[name]}"' for name in ("sysfs", "procfs", "cgroup"))
     daemon += f'\n[daemon]\nrun_dir = "{folder}"\n[rebalance]\njournal = "{folder}/moves.jsonl"\n'
-    daemon += f'[api]\nsocket = "{folder}/api.sock"\npolicy_file = "{folder}/policy.json"\n'
+    daemon += f'[api]\nsocket = "{folder}/api.sock"\npolicy_file = "{folder}/policy.json"\nlisten = "{listen}"\n'
     config.write_text(f'[server]\nsocket = "{paths["socket_path"]}"\n[host]\n{hosts}\n{daemon}')
     log = (folder / "daemon.log").open("wb")
     process = _spawn(["incus_numa", "daemon", "--config", str(config), "--log-level", "warning"], stderr=log)

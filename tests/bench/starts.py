@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ async def _measure(folder: Path) -> None:
         await host.forget()
         before, simulator = host.cpu_s(), host.cpu_s(host.simulator)
         began = time.monotonic()
-        await _start_all(host, fresh)
+        await start_all(host, fresh, RATE)
         took = time.monotonic() - began
         await host.settled(fresh, cgroup)
         await asyncio.sleep(1)
@@ -47,33 +48,39 @@ async def _measure(folder: Path) -> None:
         print("impossible states:", await host.ask("problems"))
 
 
-async def _start_all(host: Rig, names: list[str]) -> None:
-    """RATE starts a second, each by its own request, not waiting for one another."""
+async def start_all(host: Rig, names: Sequence[str], per_s: float) -> None:
+    """So many starts a second, each by its own request, not waiting for one another."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     tasks = []
     for number, name in enumerate(names):
-        await asyncio.sleep(max(0.0, began + number / RATE - loop.time()))
+        await asyncio.sleep(max(0.0, began + number / per_s - loop.time()))
         tasks.append(asyncio.create_task(host.do("start", name=name)))
     await asyncio.gather(*tasks)
 
 
-def _report(measured: dict[str, Any], names: list[str], took: float) -> None:
-    delays, calls, lost, kinds = [], Counter[int](), [], Counter[str]()
+def delays_ms(measured: dict[str, Any], names: Sequence[str]) -> dict[str, float | None]:
+    """From the release of the server's lock to the last write, by name; None where a start was lost."""
+    found: dict[str, float | None] = {}
     for name in names:
-        key = f"default/{name}"
-        marks = measured["marks"].get(key, [])
+        marks = measured["marks"].get(f"default/{name}", [])
         free = next((at for at, what, _ in marks if what == "released"), None)
         # CPUs and record are written only where the server's own choice is worse; memory is always bound.
         bound = next((at for at, what, _ in marks if what == "cpuset.mems"), None)
         others = [next((at for at, what, _ in marks if what == wanted), 0.0) for wanted in ("cpuset.cpus", "patch")]
-        used = measured["calls_by_instance"].get(key, {})
+        found[name] = None if free is None or bound is None else (max(bound, *others) - free) * 1000
+    return found
+
+
+def _report(measured: dict[str, Any], names: list[str], took: float) -> None:
+    calls, kinds = Counter[int](), Counter[str]()
+    for name in names:
+        used = measured["calls_by_instance"].get(f"default/{name}", {})
         calls[sum(used.values())] += 1
         kinds.update(used)
-        if free is None or bound is None:
-            lost.append(name)
-        else:
-            delays.append((max(bound, *others) - free) * 1000)
+    by_name = delays_ms(measured, names)
+    delays = [one for one in by_name.values() if one is not None]
+    lost = [name for name, one in by_name.items() if one is None]
     listings = {call: count for call, count in measured["calls"].items() if "instances" in call}
     print(f"{len(names)} starts in {took:.1f} s, {PRESENT} instances present; lost: {len(lost)} {lost[:3]}")
     print(

@@ -16,6 +16,7 @@ from incus_numa.daemon.overrides import Overrides
 from incus_numa.errors import ConfigError
 from incus_numa.facts.live import LiveHost, Origin
 from incus_numa.settings import ApiSettings, Settings
+from incus_numa.web.limits import DEFAULT, Limits
 from incus_numa.web.metrics import Metrics
 from incus_numa.web.serving import Stage, serving
 from tests.contract.daemon_rig import Rig
@@ -117,18 +118,18 @@ class Api:
 
 
 @asynccontextmanager
-async def api(r: Rig, settings: ApiSettings | None = None) -> AsyncIterator[Api]:
+async def api(r: Rig, settings: ApiSettings | None = None, limits: Limits = DEFAULT) -> AsyncIterator[Api]:
     """Serve the API of the rig's daemon, as `incus-numa daemon` does."""
     folder = r.simulator.socket_path.parent
     own = replace(settings or ApiSettings(), socket=str(folder / "api.sock"), policy_file=str(folder / "policy.json"))
     overrides, service, metrics = Overrides(Path(own.policy_file)), r.daemon.service, Metrics()
     service.reconciler.notices.watch(metrics.take)
     file = File(rig=r)
-    r.load_settings = lambda: overrides.put_over(file.load(), lambda _: ())
+    r.load_settings = lambda: overrides.put_over(file.load(), service.find_misfits)
     name, path = str(folder / "config.toml"), r.settings.server.socket
-    host = LiveHost(service, Origin(file=name, load=file.load, overrides=overrides, socket=path))
+    host = LiveHost(service, Origin(file=name, load=file.load, overrides=overrides, find_socket=lambda: path))
     async with (
-        serving(Stage(host=host, exposition=metrics, settings=own, max_instances=lambda: 10)),
+        serving(Stage(host=host, exposition=metrics, settings=own, max_instances=lambda: 10, limits=limits)),
         unix_client(own.socket) as unix,
     ):
         yield Api(unix=unix, settings=own, file=file, policy_file=Path(own.policy_file))

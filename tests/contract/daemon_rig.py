@@ -341,7 +341,7 @@ class Rig:
         await eventually(lambda: not any(task.get_name().startswith("pass ") for task in asyncio.all_tasks()))
 
     def _cgroup_files(self) -> CgroupFiles:
-        return legacy_cgroup.cgroup_files(self.simulator.cgroup, self.simulator.procfs)
+        return legacy_cgroup.cgroup_files(self.simulator.cgroup, self.simulator.procfs, self.simulator.write)
 
 
 @asynccontextmanager

@@ -22,12 +22,13 @@ from incus_numa.model.notice import Refused
 from incus_numa.model.plan import Reason, Rejection
 from incus_numa.settings import ApiSettings
 from incus_numa.web import pages
-from incus_numa.web.limits import most_connections
-from tests.contract.api_rig import TOKEN, Answer, Api, api, free_address, tcp_client, write_token
+from incus_numa.web.limits import DEFAULT, Limits
+from tests.contract.api_rig import TOKEN, Answer, Api, Client, api, free_address, tcp_client, write_token
 from tests.contract.daemon_rig import Rig, rig
 
 NOBODY = 65534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
+needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl, to make a certificate")
 AS_SOMEBODY = r"""
 socket(my $asking, AF_UNIX, SOCK_STREAM, 0) or die $!;
 connect($asking, pack_sockaddr_un($ARGV[0])) or die $!;
@@ -45,8 +46,8 @@ POLICY = {"placement": {"smt": "pack"}}
 
 
 @asynccontextmanager
-async def serve(settings: ApiSettings | None = None) -> AsyncIterator[tuple[Rig, Api]]:
-    async with rig() as r, api(r, settings) as served:
+async def serve(settings: ApiSettings | None = None, limits: Limits = DEFAULT) -> AsyncIterator[tuple[Rig, Api]]:
+    async with rig() as r, api(r, settings, limits) as served:
         yield r, served
 
 
@@ -204,13 +205,25 @@ async def test_nothing_listens_with_a_token_file_that_everybody_may_read(tmp_pat
     assert len(told) == 1
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl, to make a certificate")
-async def test_outside_there_is_tls_and_even_reading_needs_the_token(tmp_path: Path) -> None:
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+async def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """A new certificate for localhost and its key."""
+    certificate, key = folder / "cert.pem", folder / "key.pem"
     words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=localhost"
     subject = ["-addext", "subjectAltName=DNS:localhost"]
     made = ["openssl", *words.split(), *subject, "-keyout", str(key), "-out", str(certificate)]
     await asyncio.to_thread(subprocess.run, made, check=True, capture_output=True)
+    return certificate, key
+
+
+async def shown_certificate(address: str) -> str:
+    """The certificate that a client is shown now."""
+    host, _, port = address.partition(":")
+    return await asyncio.to_thread(ssl.get_server_certificate, (host, int(port)), timeout=10)
+
+
+@needs_openssl
+async def test_outside_there_is_tls_and_even_reading_needs_the_token(tmp_path: Path) -> None:
+    certificate, key = await make_certificate(tmp_path)
     port = free_address().rpartition(":")[2]
     settings = ApiSettings(
         listen=f"0.0.0.0:{port}",
@@ -226,6 +239,48 @@ async def test_outside_there_is_tls_and_even_reading_needs_the_token(tmp_path: P
             for token in ("", TOKEN)
         ]
     assert found == [401, 200] * 3
+
+
+@needs_openssl
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_new_certificate_is_shown_after_a_reload(tmp_path: Path, host: str) -> None:
+    certificate, key = await make_certificate(tmp_path)
+    old = certificate.read_text()
+    address = free_address()
+    settings = ApiSettings(listen=address, tls_certificate=str(certificate), tls_key=str(key))
+    asked = address.replace("127.0.0.1", host)
+    async with serve(settings) as (r, _):
+        shown = [await shown_certificate(asked)]
+        await make_certificate(tmp_path)
+        shown.append(await shown_certificate(asked))
+        r.daemon.service.reload()
+        shown.append(await shown_certificate(asked))
+        r.daemon.service.reload()
+        told = r.log.saying("certificate", "read again", level=logging.INFO)
+    assert [one.strip() for one in shown] == [old.strip(), old.strip(), certificate.read_text().strip()]
+    assert len(told) == 1
+
+
+@needs_openssl
+@pytest.mark.parametrize("bad", ["cert.pem", "key.pem"])
+async def test_a_bad_certificate_or_key_leaves_the_old_one_until_it_is_right(tmp_path: Path, bad: str) -> None:
+    certificate, key = await make_certificate(tmp_path)
+    old, address = certificate.read_text(), free_address()
+    async with serve(ApiSettings(listen=address, tls_certificate=str(certificate), tls_key=str(key))) as (r, _):
+        # Another pair, of which one file is not there yet.
+        other = tmp_path / "other"
+        other.mkdir()
+        for one in await make_certificate(other):
+            if one.name != bad:
+                one.replace(tmp_path / one.name)
+        r.daemon.service.reload()
+        shown = [await shown_certificate(address)]
+        told = r.log.saying(str(certificate), "the old one stays", level=logging.ERROR)
+        (other / bad).replace(tmp_path / bad)
+        r.daemon.service.reload()
+        shown.append(await shown_certificate(address))
+    assert [one.strip() for one in shown] == [old.strip(), certificate.read_text().strip()]
+    assert len(told) == 1
 
 
 async def test_a_certificate_that_cannot_be_used_is_told(tmp_path: Path) -> None:
@@ -395,6 +450,15 @@ def test_only_files_of_known_kinds_are_pages(tmp_path: Path) -> None:
     assert pages.read_pages(tmp_path / "nosuch") == {}
 
 
+async def refused(client: Client) -> Answer:
+    """What a client is answered once there are too many."""
+    async with asyncio.timeout(10):
+        while True:
+            answer = await client.ask("/v1/topology")
+            if answer.status != 200:
+                return answer
+
+
 async def test_so_many_requests_are_worked_on_and_others_are_to_come_again() -> None:
     async with serve(ApiSettings(max_clients=2)) as (_, served):
         path = served.settings.socket
@@ -404,8 +468,7 @@ async def test_so_many_requests_are_worked_on_and_others_are_to_come_again() -> 
             head = b"PUT /v1/policy HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
             writer.write(head)
             held.append((reader, writer))
-        await asyncio.sleep(0.2)
-        answer = await served.unix.ask("/v1/topology")
+        answer = await refused(served.unix)
         for reader, writer in held:
             writer.write(b"       }")
             assert b" 200 " in await reader.readline()
@@ -420,7 +483,6 @@ async def hold(address: str) -> asyncio.StreamWriter:
     _, writer = await asyncio.open_connection(host, int(port))
     head = f"PUT /v1/policy HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
     writer.write(f"{head}Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{{".encode())
-    await asyncio.sleep(0.2)
     return writer
 
 
@@ -429,7 +491,7 @@ async def test_who_comes_over_tcp_does_not_take_the_place_of_those_at_the_unix_s
     settings = ApiSettings(max_clients=1, listen=address, token_file=str(write_token(tmp_path)))
     async with serve(settings) as (_, served), tcp_client(address) as tcp:
         held = await hold(address)
-        found = [(await one.ask("/v1/topology")).status for one in (tcp, served.unix)]
+        found = [(await refused(tcp)).status, (await served.unix.ask("/v1/topology")).status]
         held.close()
     assert found == [503, 200]
 
@@ -461,29 +523,26 @@ async def test_so_many_connections_are_open_at_a_time() -> None:
             writer.close()
         await asyncio.sleep(0.1)
         assert (await served.unix.ask("/v1/topology")).status == 200
-    assert over == [False] * most_connections(1) + [True] * (40 - most_connections(1))
+    most = DEFAULT.most_connections(1)
+    assert over == [False] * most + [True] * (40 - most)
 
 
-async def test_a_connection_that_says_nothing_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("incus_numa.web.connections.HEADERS_S", 0.3)
-    async with serve() as (_, served):
+async def test_a_connection_that_says_nothing_is_ended() -> None:
+    async with serve(limits=Limits(headers_s=0.3)) as (_, served):
         reader, writer = await mute(served.settings.socket)
         assert await is_over(reader, 8.0)
         writer.close()
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("incus_numa.web.app.READ_S", 0.1)
-    monkeypatch.setattr("incus_numa.web.connections.LINGER_S", 0.1)
+async def test_a_body_that_does_not_come_is_not_waited_for() -> None:
     head = b"PUT /v1/policy HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
-    async with serve() as (_, served):
+    async with serve(limits=Limits(body_s=0.1, linger_s=0.1)) as (_, served):
         found = await raw(served.settings.socket, head)
     assert found.startswith(b"HTTP/1.1 408 ")
 
 
-async def test_a_watcher_that_reads_too_slowly_is_told_and_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("incus_numa.web.stream.MOST_KEPT", 4)
-    async with serve() as (r, served):
+async def test_a_watcher_that_reads_too_slowly_is_told_and_cut_off() -> None:
+    async with serve(limits=Limits(kept_bytes=200)) as (r, served):
         reader, writer = await asyncio.open_unix_connection(served.settings.socket)
         writer.write(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
         await reader.readuntil(b"retry: 2000\n\n")
@@ -496,10 +555,9 @@ async def test_a_watcher_that_reads_too_slowly_is_told_and_cut_off(monkeypatch: 
     assert (rest.count(b"event:"), rest.count(b'event: overflow\ndata: {"missed":9}')) == (1, 1)
 
 
-async def test_a_watcher_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("incus_numa.web.stream.SEND_S", 0.2)
+async def test_a_watcher_that_takes_nothing_is_cut_off() -> None:
     large = Refused(rejection=Rejection(key=InstanceKey("default", "web"), reason=Reason.BAD_KEY, detail="x" * 100_000))
-    async with serve() as (r, served):
+    async with serve(limits=Limits(event_s=0.2)) as (r, served):
         reader, writer = await asyncio.open_unix_connection(served.settings.socket)
         writer.write(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
         await reader.readuntil(b"retry: 2000\n\n")
@@ -513,9 +571,8 @@ async def test_a_watcher_that_takes_nothing_is_cut_off(monkeypatch: pytest.Monke
         writer.close()
 
 
-async def test_so_many_may_watch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("incus_numa.web.app.MOST_WATCHING", 2)
-    async with serve() as (_, served):
+async def test_so_many_may_watch() -> None:
+    async with serve(limits=Limits(watching=2)) as (_, served):
         watching = [await served.unix.session.get(f"{served.unix.base}/v1/events") for _ in range(2)]
         third = await served.unix.ask("/v1/events")
         for one in watching:
@@ -523,10 +580,9 @@ async def test_so_many_may_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ([one.status for one in watching], third.status) == ([200, 200], 503)
 
 
-async def test_a_quiet_stream_is_kept_alive_and_ends_with_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("incus_numa.web.stream.KEEP_ALIVE_S", 0.05)
+async def test_a_quiet_stream_is_kept_alive_and_ends_with_the_daemon() -> None:
     async with rig() as r:
-        async with api(r) as served:
+        async with api(r, limits=Limits(quiet_s=0.05)) as served:
             reader, writer = await asyncio.open_unix_connection(served.settings.socket)
             writer.write(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
             await reader.readuntil(b": nothing happened\n\n")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from tests.commands import Result, is_clean, run_beside, write_config
 from tests.contract import simulated
 from tests.contract.daemon_rig import keeps_attributes
 from tests.contract.simulated import Host
+from tests.contract.terminal import PATIENCE_S, terminal
 
 BALANCED = {"limits.cpu.nodes": "balanced"}
 OPTED_IN = {"user.limits.cpu.nodes": "balanced"}
@@ -155,3 +158,36 @@ async def test_an_incus_without_balanced_is_told_how_to_opt_in() -> None:
 def test_our_own_kernel_can_be_asked() -> None:
     found = features.read_features(Path("/sys"), Path("/proc"), Path("/sys/fs/cgroup"))
     assert found.pressure is not None
+
+
+async def test_explain_of_what_is_stopped_tells_what_check_finds(host: Host) -> None:
+    host.simulator.create("fine", {**SMALL, **BALANCED})
+    host.simulator.create("loose", SMALL)
+    host.simulator.create("wide", {"limits.cpu": "17", "limits.memory": "900GiB", **BALANCED})
+    config = write_config(host.simulator)
+    fine, loose, wide = [await run_beside("explain", name, "--config", config) for name in ("fine", "loose", "wide")]
+    found = [one for one in (await check(host)).data if one["code"] == "would-crash"]
+    assert fine.err == "Error: fine does not run: it is placed when it starts\n"
+    assert loose.err == "Error: loose does not run: it is not managed, and so not placed when it starts\n"
+    (crash,) = [f"{one['finding']}; {one['do']}" for one in found]
+    assert wide.err == f"Error: wide does not run, and `incus-numa check` finds danger: {crash} (1 more)\n"
+    assert [one.code for one in (fine, loose, wide)] == [1, 1, 1]
+
+
+async def test_a_host_whose_cpus_are_all_isolated_is_told(host: Host) -> None:
+    host.simulator.set_isolated(CpuSet(range(64)))
+    await host.simulator.start(host.simulator.create("c1", {**SMALL, **BALANCED}))
+    codes = [one["code"] for one in (await check(host)).data]
+    assert "no-usable-cpu" in codes
+
+
+async def test_findings_fold_between_words_on_a_terminal(host: Host) -> None:
+    host.simulator.create("wide", {"limits.cpu": "17", **BALANCED})
+    config = write_config(host.simulator)
+    whole = (await run_beside("check", "--config", config)).out.splitlines()
+    with terminal("check", "--config", config) as shown:
+        assert await asyncio.to_thread(shown.process.wait, PATIENCE_S) == 4
+        await shown.wait_for("[no-daemon]")
+    folded = shown.text.replace("\r", "").splitlines()
+    assert max(map(len, folded)) <= 80 < max(map(len, whole))
+    assert re.sub(r"\n {9}", " ", "\n".join(folded)).splitlines() == whole

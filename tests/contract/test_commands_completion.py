@@ -17,6 +17,7 @@ from tests.contract.api_rig import api
 from tests.contract.asking_rig import answering, api_config, config_beside, saying
 from tests.contract.daemon_rig import QUICK, rig
 
+WITH_PROJECT = (("list",), ("explain",), ("rebalance",), ("release",))
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -34,9 +35,12 @@ def ask_shell(*words: str | Path, shell: str = "bash") -> subprocess.CompletedPr
     )
 
 
-def completed(*words: str | Path) -> list[str]:
-    result = ask_shell(*words)
+def completed(*words: str | Path, shell: str = "bash") -> list[str]:
+    result = ask_shell(*words, shell=shell)
     assert (result.returncode, result.stderr) == (0, "")
+    if shell == "zsh":
+        # A kind, a text and a description on a line each.
+        return result.stdout.splitlines()[1::3]
     return [line.partition(",")[2] for line in result.stdout.splitlines() if line]
 
 
@@ -64,26 +68,39 @@ def test_a_shell_takes_the_script(shell: str) -> None:
     assert subprocess.run([path, "-n"], input=run("completion", shell).out, text=True, check=False).returncode == 0
 
 
-def test_bash_completes_by_the_script(tmp_path: Path) -> None:
-    program = tmp_path / "incus-numa"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m incus_numa "$@"\n')
-    program.chmod(0o755)
-    text = (
-        'eval "$(incus-numa completion bash)"\nCOMP_WORDS=(incus-numa top) COMP_CWORD=1\n'
-        '_incus_numa_completion incus-numa\necho "${COMPREPLY[@]}"\n'
-    )
-    environment = dict(os.environ) | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    result = subprocess.run(
-        ["bash", "--norc"], input=text, env=environment, capture_output=True, text=True, check=False, timeout=60
-    )
-    assert (result.stdout, result.stderr) == ("top topology\n", "")
-
-
 def test_commands_and_options_are_completed() -> None:
     assert completed("po") == ["policy"]
-    assert completed("policy", "") == ["get", "set"]
+    assert completed("policy", "") == ["get", "set", "unset"]
     assert completed("list", "--win") == ["--window"]
     assert completed("topology", "-f", "t") == ["table", "tree"]
+
+
+def test_keys_of_the_policy_and_what_they_may_be_are_completed() -> None:
+    assert completed("policy", "get", "placement.m") == ["placement.memory"]
+    assert completed("policy", "set", "placement.sm") == ["placement.smt=spread", "placement.smt=pack"]
+    assert completed("policy", "set", "rebalance.mar", shell="zsh") == ["rebalance.margin="]
+    assert completed("policy", "set", "rebalance.j") == []
+    assert completed("policy", "set", "rebalance.margin=1", "rebalance.enabled=f") == ["rebalance.enabled=false"]
+
+
+def test_bash_which_cuts_words_at_the_equals_sign_is_given_what_comes_after_it() -> None:
+    assert completed("policy", "set", "rebalance.margin", "=", "1", "placement.smt", "=") == ["spread", "pack"]
+    assert completed("policy", "set", "placement.smt", "=", "p") == ["pack"]
+    assert completed("policy", "set", "placement.smt", "=", "pack", "placement.s") == [
+        "placement.smt=spread",
+        "placement.smt=pack",
+    ]
+
+
+async def test_keys_that_were_set_are_completed_where_they_can_be_unset() -> None:
+    async with rig() as r, api(r) as served:
+        tables = {"placement": {"smt": "pack"}, "rebalance": {"margin": 1.0}}
+        await served.unix.ask("/v1/policy", "PUT", tables)
+        config = config_beside(r, served)
+        found = await completed_beside("policy", "unset", "--config", config, "")
+        begun = await completed_beside("policy", "unset", "--config", config, "p")
+    assert (found, begun) == (["placement.smt", "rebalance.margin"], ["placement.smt"])
+    assert completed("policy", "unset", "") == []
 
 
 async def test_names_of_running_instances_are_completed() -> None:
@@ -98,7 +115,9 @@ async def test_names_of_running_instances_are_completed() -> None:
         explain = await completed_beside("explain", "--config", config, "w")
         release = await completed_beside("release", "--config", config, "")
         other = await completed_beside("explain", "--config", config, "--project", "ci", "")
+        projects = {one: await completed_beside(*one, "--config", config, "--project", "") for one in WITH_PROJECT}
     assert (explain, release, other) == (["web", "worker"], ["db", "web", "worker"], ["wall"])
+    assert projects == {one: ["ci", "default"] for one in WITH_PROJECT}
 
 
 def test_without_a_daemon_nothing_is_completed_and_nothing_said(tmp_path: Path) -> None:

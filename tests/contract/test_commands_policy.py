@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -161,3 +164,111 @@ def test_wrong_usage_is_2(tmp_path: Path, words: tuple[str, ...]) -> None:
     result = run("policy", "set", *words, "--config", config_file(tmp_path, ""))
     assert (result.code, result.out) == (2, "")
     assert "TABLE.KEY=VALUE" in result.err
+
+
+async def test_of_several_changes_at_once_none_is_lost() -> None:
+    words = [f"rebalance.{key}={value}" for key, value in (("margin", 1.0), ("max_moves", 3), ("hold_s", 5.0))]
+    words += ["placement.smt=pack", "placement.memory=none"]
+    async with rig(wish=QUIET) as r, api(r) as served:
+        config = config_beside(r, served)
+        programs = [
+            await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "incus_numa", "policy", "set", word, "--config", config, stderr=subprocess.PIPE
+            )
+            for word in words
+        ]
+        ends = [(await one.communicate())[1].decode() for one in programs]
+        told = await served.unix.get("/v1/policy")
+    assert [one.returncode for one in programs] == [0] * 5, ends
+    assert told["changes"] == {
+        "rebalance": {"margin": 1.0, "max_moves": 3, "hold_s": 5.0},
+        "placement": {"smt": "pack", "memory": "none"},
+    }
+
+
+async def test_a_change_that_others_always_come_before_is_1_and_says_so(tmp_path: Path) -> None:
+    policy = {"changes": {}, "effective": {"placement": {"smt": "spread"}}, "etag": "x", "fixed": []}
+
+    def answer(request: web.Request) -> web.Response:
+        stale = request.method == "PUT" and request.headers["If-Match"] == '"x"'
+        return problem(412) if stale else web.json_response(policy)
+
+    async with answering(tmp_path / "s", answer):
+        result = await run_beside(*SET, "--config", api_config(tmp_path, tmp_path / "s"))
+    assert (result.code, result.err) == (1, "Error: it is so\n")
+
+
+async def test_single_values_are_printed_as_they_can_be_set() -> None:
+    async with rig(wish=QUIET) as r, api(r) as served:
+        config = config_beside(r, served)
+        keys = ("placement.smt", "rebalance.margin", "memory.reserved", "placement.reserved_cpus")
+        plain = await run_beside(*GET, *keys, "--config", config)
+        data = await run_beside(*GET, *keys, "-f", "json", "--config", config)
+        rows = await run_beside(*GET, "placement.smt", "-f", "csv", "--config", config)
+        wrong = await run_beside(*GET, "placement.nosuch", "foo.bar", "placement.smt", "--config", config)
+    assert (plain.code, plain.out, plain.err) == (0, "spread\n0.1\n{}\n\n", "")
+    assert data.data == dict(zip(keys, ("spread", 0.1, {}, ""), strict=True))
+    assert rows.out.splitlines() == ["key,value,source", "placement.smt,spread,file"]
+    assert (wrong.code, wrong.out) == (2, "")
+    assert wrong.err.startswith("Error: placement.nosuch: unknown key; expected one of placement.smt, placement.memory")
+    assert wrong.err.endswith("Error: foo.bar: unknown key; expected a key of placement, memory, rebalance\n")
+
+
+async def test_keys_that_need_a_restart_are_marked() -> None:
+    async with rig(wish=QUIET) as r, api(r) as served:
+        shown = await run_beside(*GET, "-f", "csv", "--config", config_beside(r, served))
+    sources = {row["key"]: row["source"] for row in csv.DictReader(io.StringIO(shown.out))}
+    assert {key for key, source in sources.items() if source == "file (fixed)"} == {
+        "rebalance.bytes_per_second",
+        "rebalance.journal",
+    }
+
+
+async def test_single_keys_go_back_to_the_file() -> None:
+    async with rig(wish=QUIET) as r, api(r) as served:
+        config = config_beside(r, served)
+        await run_beside("policy", "set", "placement.smt=pack", "placement.memory=none", "--config", config)
+        done = await run_beside("policy", "unset", "placement.smt", "rebalance.margin", "--config", config)
+        told = await served.unix.get("/v1/policy")
+        wrong = await run_beside("policy", "unset", "placement.memory", "placement.nosuch", "--config", config)
+        last = await run_beside("policy", "unset", "placement.memory", "--config", config)
+        end = await served.unix.get("/v1/policy")
+    assert (done.code, done.out, done.err) == (0, "", "placement.smt = spread\nrebalance.margin = 0.1\n")
+    assert told["changes"] == {"placement": {"memory": "none"}}
+    assert (wrong.code, wrong.err.startswith("Error: placement.nosuch: unknown key")) == (2, True)
+    assert (last.code, end["source"], served.policy_file.exists()) == (0, "file", False)
+
+
+async def test_what_has_no_effect_and_what_is_left_out_is_told() -> None:
+    async with rig(wish=QUIET) as r, api(r) as served:
+        config = config_beside(r, served)
+        void = await run_beside("policy", "set", "memory.reserved_total=1GiB", "--config", config)
+        served.policy_file.write_text('{"placement": {"smt": "other", "memory": "none"}}')
+        r.daemon.service.reload()
+        shown = await run_beside(*GET, "placement.smt", "--config", config)
+        done = await run_beside("policy", "set", "rebalance.margin=1", "--config", config)
+        told = await served.unix.get("/v1/policy")
+    assert (void.code, void.out) == (0, "")
+    assert "\nWarning: memory.reserved_total: ignored, because memory.policy" in void.err
+    why = "placement.smt = 'other': expected one of spread, pack\n"
+    assert (shown.out, shown.err) == ("spread\n", f"Warning: not in force: {why}")
+    assert (done.code, done.err) == (
+        0,
+        f"rebalance.margin = 1.0\nWarning: no longer kept, as it was not in force: {why}",
+    )
+    assert told["changes"] == {"placement": {"memory": "none"}, "rebalance": {"margin": 1}}
+
+
+async def test_every_mistake_of_a_command_line_is_told_at_once() -> None:
+    words = ("placement.smt=bogus", "rebalance.margin=99", "foo.bar=1", "rebalance.journal=/x")
+    async with rig(wish=QUIET) as r, api(r) as served:
+        result = await run_beside("policy", "set", *words, "--config", config_beside(r, served))
+    assert (result.code, sorted(result.err.splitlines())) == (
+        2,
+        [
+            "Error: [foo]: cannot be set here; expected one of placement, memory, rebalance",
+            "Error: placement.smt = 'bogus': expected one of spread, pack",
+            "Error: rebalance.journal: can only be changed in the file, followed by a restart",
+            "Error: rebalance.margin = 99: expected 0.01 to 10",
+        ],
+    )

@@ -62,6 +62,18 @@ async def test_one_instance_is_handed_back_and_others_stay(host: Host) -> None:
     assert result.err.startswith("Note: web may be placed again by the next pass")
 
 
+async def test_what_was_written_is_told_and_memory_that_may_be_anywhere_is_listed_as_not_bound(host: Host) -> None:
+    config, (web,) = await placed(host, "web")
+    cpus, mems = has(host, web)
+    result = await run_beside("release", "--config", config, "-f", "json")
+    assert [row["step"] for row in result.data] == [
+        f"cpuset.cpus={ALL_CPUS} was={cpus}",
+        f"cpuset.mems=0-3 was={mems}",
+    ]
+    (row,) = (await run_beside("list", "--window", "0", "--config", config, "-f", "json")).data["instances"]
+    assert (row["mems"], row["state"]) == (None, "differs")
+
+
 async def test_all_are_handed_back_and_a_second_time_there_is_nothing(host: Host) -> None:
     config, keys = await placed(host, "web", "db")
     result = await run_beside("release", "--config", config)

@@ -1,17 +1,21 @@
-"""`top` beside a daemon: live on a terminal, once elsewhere; colours where they are wanted."""
+"""`top`, live on a terminal and so many looks elsewhere, beside a daemon."""
 
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
 import os
 import re
-from pathlib import Path
+from datetime import datetime, timedelta
 
 import pytest
+import yaml
 
-from tests.commands import is_clean, run, run_beside
+from incus_numa.cli.told import NODE_COLUMNS
+from tests.commands import run, run_beside
 from tests.contract.api_rig import api
-from tests.contract.asking_rig import api_config, config_beside
+from tests.contract.asking_rig import config_beside
 from tests.contract.daemon_rig import Rig, rig
 from tests.contract.terminal import COLOUR, PATIENCE_S, terminal
 
@@ -90,11 +94,49 @@ async def test_no_color_means_no_colours() -> None:
     assert "\x1b" not in dumb.text
 
 
-def test_without_a_daemon_it_is_1_and_says_what_to_do(tmp_path: Path) -> None:
-    result = run("top", "--config", api_config(tmp_path, tmp_path / "api.sock"))
-    assert (result.code, result.out) == (1, "")
-    assert result.err.startswith(f"Error: no daemon answers at {tmp_path}/api.sock: start it")
-    assert is_clean(result)
+FORMATS = ("table", "json", "yaml", "csv")
+
+
+async def test_data_has_what_the_daemon_tells_and_more_looks_follow_each_other() -> None:
+    async with rig() as r, api(r) as served:
+        await _first(r)
+        config = config_beside(r, served)
+        told = {path: await served.unix.get(f"/v1/{path}") for path in ("status", "nodes", "instances", "moves")}
+        looks = {one: await run_beside("top", "-f", one, "--config", config) for one in FORMATS}
+        more = ("--count", "2", "--interval", "0.2", "--config", config)
+        twice = {one: await run_beside("top", "-f", one, *more) for one in FORMATS}
+    assert {(one.code, one.err) for one in (*looks.values(), *twice.values())} == {(0, "")}
+    known = looks["json"].data
+    assert datetime.fromisoformat(known.pop("at")).utcoffset() == timedelta(0)
+    assert known == {
+        "daemon": True,
+        "status": {name: told["status"][name] for name in ("server", "instances", "imbalance", "moving")},
+        "nodes": [{name: one[name] for name in NODE_COLUMNS} for one in told["nodes"]],
+        "instances": told["instances"],
+        "moves": told["moves"],
+    }
+    assert yaml.safe_load(looks["yaml"].out).keys() == looks["json"].data.keys()
+    assert [one["name"] for one in csv.DictReader(io.StringIO(looks["csv"].out))] == ["db", "web"]
+    assert [looks["table"].out.count("NODE  "), twice["table"].out.count("\n\nincus 6.0.4;")] == [1, 1]
+    assert len(re.findall(r"^{", twice["json"].out, re.MULTILINE)) == 2
+    assert len(list(yaml.safe_load_all(twice["yaml"].out))) == 2
+    assert [one["name"] for one in csv.DictReader(io.StringIO(twice["csv"].out))] == ["db", "web"] * 2
+
+
+async def test_a_number_of_looks_is_plain_lines_on_a_terminal_too() -> None:
+    async with rig() as r, api(r) as served:
+        await _first(r)
+        with terminal("top", "-n", "2", "--interval", "0.2", "--config", config_beside(r, served)) as shown:
+            await shown.wait_for("INSTANCE", "web", "db")
+            assert await asyncio.to_thread(shown.process.wait, PATIENCE_S) == 0
+    assert "\x1b[?1049h" not in shown.text
+
+
+@pytest.mark.parametrize("words", [("--count", "0"), ("--once", "--count", "1"), ("-f", "svg")])
+def test_wrong_usage_is_2(words: tuple[str, ...]) -> None:
+    result = run("top", *words)
+    assert (result.code, result.out) == (2, "")
+    assert words[0].strip("-") in result.err
 
 
 @pytest.mark.parametrize("interval", ["0", "0.1", "-1", "nan", "long"])

@@ -217,3 +217,15 @@ async def test_daemon_writes_nothing_after_it_has_stopped() -> None:
         await r.simulator.balanced()
         await r.simulator.restart(key)
         assert r.writes(key) == before
+
+
+async def test_a_reload_names_the_keys_alone_that_need_a_restart() -> None:
+    async with rig() as r:
+        api = replace(r.settings.api, listen="127.0.0.1:1")
+        daemon = replace(r.settings.daemon, resync_s=7.0, run_dir="/elsewhere")
+        r.load_settings = lambda: replace(r.settings, api=api, daemon=daemon)
+        r.daemon.service.reload()
+        assert r.log.saying("need a restart") == ["changes of daemon.run_dir, api.listen need a restart"]
+        r.load_settings = lambda: r.settings
+        r.daemon.service.reload()
+        assert len(r.log.saying("need a restart")) == 1

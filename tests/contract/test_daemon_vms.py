@@ -229,6 +229,8 @@ async def test_cpu_hotplug_is_followed() -> None:
 async def test_threads_that_somebody_put_elsewhere_are_put_back() -> None:
     async with host() as r:
         key = await vm(r, "v", "2")
+        # The pass that set them looks once more whether they are there, and would put them back at once.
+        await r.events_taken()
         home, pid = vcpus(r, key), r.simulator.incus.get(key).pid
         for tid in r.simulator.vm_threads(key).vcpus:
             status = r.simulator.procfs / str(pid) / "task" / str(tid) / "status"

@@ -106,7 +106,7 @@ def test_commands_and_options_that_are_named_exist(document: Document) -> None:
 
 def _is_known(words: list[str]) -> bool:
     """Whether the first words are a command, or its name is left open, and it takes all options."""
-    context = click.Context(group)
+    context = click.Context(group, **group.context_settings)
     command: click.Command = group
     while isinstance(command, click.Group) and words and re.fullmatch("[a-z][a-z-]*", words[0]):
         name, *words = words

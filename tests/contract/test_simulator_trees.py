@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -116,6 +117,26 @@ async def test_written_mems_move_the_pages() -> None:
         pages = files.memory_by_node(h.path(key, "")) or {}
         assert {node for node, size in pages.items() if size} == {2}
         assert pages[2] == pytest.approx(total, rel=0.01)
+
+
+async def test_the_first_mems_of_a_group_that_its_process_was_born_in_move_nothing() -> None:
+    async with host(replace(CALM, born_inside=True)) as h:
+        key = h.simulator.create("c1", {"limits.memory": "1GiB"})
+        await h.simulator.start(key)
+        group, files = h.path(key, ""), CgroupFiles(h.simulator.cgroup, h.simulator.procfs)
+
+        async def written(*lines: str) -> set[int]:
+            """The nodes with pages after these lines were written to cpuset.mems."""
+            await asyncio.to_thread(h.simulator.write, group / "cpuset.mems", lines)
+            return {node for node, size in (files.memory_by_node(group) or {}).items() if size}
+
+        before = await written()
+        target = str(min(node for node in range(4) if node not in before))
+        # Nor does one that changes nothing tell the kernel where pages can be.
+        assert await written("0-3") == before
+        assert await written(target) == before
+        assert await written(target) == before
+        assert await written("0-3", target) == {int(target)}
 
 
 async def test_unbinding_leaves_the_pages_where_they_are() -> None:

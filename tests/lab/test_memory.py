@@ -26,6 +26,19 @@ def test_pages_of_a_one_node_container_are_on_its_node(lab: Lab) -> None:
     assert nodes_with_pages(lab, "pages") == nodes
 
 
+def is_mostly_on(lab: Lab, name: str, nodes: NodeSet) -> bool:
+    """Whether most of what the container has is on the nodes, however little that is."""
+    memory = lab.read_anon_bytes(name)
+    return sum(size for node, size in memory.items() if node in nodes) > sum(memory.values()) / 2
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_the_little_that_a_container_has_before_it_is_bound_follows(lab: Lab, name: str) -> None:
+    lab.launch_balanced(name, 2)
+    nodes = lab.settle(name, 2).nodes
+    lab.until(lambda: is_mostly_on(lab, name, nodes), f"the pages of the container are on node {nodes}")
+
+
 def test_pages_elsewhere_follow_when_a_running_container_becomes_managed(lab: Lab) -> None:
     lab.launch("taken", limits_cpu="6,7")
     lab.launch("moves", limits_cpu="2")

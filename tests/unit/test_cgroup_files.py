@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.errors import GoneError, ReportError
-from incus_numa.host.cgroup import MARK, CgroupFiles, GroupState
+from incus_numa.host.cgroup import MARK, CgroupFiles, GroupState, write_lines
 from incus_numa.model.instance import InstanceKey
 from incus_numa.model.snapshot import Decided
 
@@ -138,6 +139,27 @@ def test_sets_are_written(files: CgroupFiles, tmp_path: Path) -> None:
     assert (group / "cpuset.mems").read_text() == "2\n"
 
 
+@pytest.mark.parametrize(
+    ("has", "wanted", "written"),
+    [("", "2", ["2", "0-3", "2"]), ("1", "2", ["2"]), ("1", "", ["0-3"]), ("", "", ["0-3"])],
+)
+def test_memory_is_bound_twice_the_first_time_so_that_the_kernel_knows_where_from(
+    tmp_path: Path, has: str, wanted: str, written: list[str]
+) -> None:
+    lines: list[str] = []
+
+    def write(path: Path, texts: Sequence[str]) -> None:
+        lines.extend(texts)
+        write_lines(path, texts)
+
+    group = _group(tmp_path, mems=has)
+    for folder in (group, group.parent):
+        (folder / "cpuset.mems.effective").write_text("0-3\n")
+    CgroupFiles(tmp_path / "cgroup", tmp_path / "proc", write).write_mems(group, NodeSet.parse(wanted))
+    assert lines == written
+    assert (group / "cpuset.mems").read_text() == f"{written[-1]}\n"
+
+
 def test_unbinding_writes_all_nodes_because_the_kernel_refuses_an_empty_set(files: CgroupFiles, tmp_path: Path) -> None:
     group = _group(tmp_path, cpus="7", mems="1")
     files.write_mems(group, NodeSet())
@@ -146,11 +168,11 @@ def test_unbinding_writes_all_nodes_because_the_kernel_refuses_an_empty_set(file
 
 def test_refused_write_is_reported_with_a_hint(files: CgroupFiles, tmp_path: Path) -> None:
     group = _group(tmp_path)
-    (group / "cpuset.mems").unlink()
+    (group / "cpuset.cpus").unlink()
     # The one file in any Linux that takes nothing: its ENOSPC is what an exclusive partition of CPUs gives.
-    (group / "cpuset.mems").symlink_to("/dev/full")
-    with pytest.raises(ReportError, match=r"cannot write '1' to .*cpuset\.mems.*cpuset\.cpus\.partition"):
-        files.write_mems(group, NodeSet([1]))
+    (group / "cpuset.cpus").symlink_to("/dev/full")
+    with pytest.raises(ReportError, match=r"cannot write '1' to .*cpuset\.cpus.*cpuset\.cpus\.partition"):
+        files.write_cpus(group, CpuSet([1]))
 
 
 def test_file_that_is_a_folder_is_reported(files: CgroupFiles, tmp_path: Path) -> None:

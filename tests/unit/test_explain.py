@@ -10,6 +10,7 @@ import pytest
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.daemon.seen import Seen
 from incus_numa.facts import instance as facts_of_instance
+from incus_numa.facts.rows import instance_rows
 from incus_numa.facts.survey import Survey
 from incus_numa.model.instance import Instance, InstanceType, Policy
 from incus_numa.model.plan import Placement, Proof
@@ -72,6 +73,38 @@ def test_kept_machine_would_be_drawn_to_its_memory_if_it_were_new() -> None:
 @pytest.mark.parametrize("bound", ["", "0", "0-1", "0-3"])
 def test_kept_machine_whose_memory_is_with_it_or_anywhere_is_told_nothing_of_it(bound: str) -> None:
     assert explain("a", {"a": bound_vm("a", bound)})["why"] == "kept: node 0 still holds it"
+
+
+def bound(mems: str, memory: dict[int, int]) -> dict[str, tuple[Instance, Observed]]:
+    """A container that was given node 0, whose memory is bound to `mems`."""
+    there = replace(builders.decided("0", "0,2"), mems=NodeSet.parse(mems), memory=memory)
+    return {"a": (builders.instance("a", vcpus=2), there)}
+
+
+def test_memory_that_did_not_follow_is_told_with_its_amount() -> None:
+    facts = explain("a", bound("0", {0: 5 << 20, 1: 100 << 10, 2: 0, 3: 8 << 10}))
+    assert facts["why"] == (
+        "kept: node 0 still holds it; 108 KiB on nodes 1,3 did not follow when memory was bound to node 0 (pages in "
+        "use just then, or locked) and stays there until it is freed"
+    )
+
+
+@pytest.mark.parametrize("mems", ["0", "0-3", ""])
+def test_memory_that_is_where_it_may_be_is_not_told_of(mems: str) -> None:
+    elsewhere = {} if mems == "0" else {1: 1 << 20}
+    assert explain("a", bound(mems, {0: 5 << 20, **elsewhere}))["why"] == "kept: node 0 still holds it"
+
+
+@pytest.mark.parametrize(("mems", "has"), [("0", "0"), ("0-1", "0-1"), ("0-3", None), ("", None)])
+def test_memory_that_may_be_on_all_nodes_is_told_as_not_bound(mems: str, has: str | None) -> None:
+    instances = bound(mems, {})
+    assert explain("a", instances)["has_mems"] == has
+    snapshot = builders.snapshot(
+        builders.machine(),
+        *(one for one, _ in instances.values()),
+        observed={one.key: at for one, at in instances.values()},
+    )
+    assert [row["mems"] for row in instance_rows(survey(snapshot))] == [has]
 
 
 def test_instance_that_is_new_is_not_placed_twice() -> None:

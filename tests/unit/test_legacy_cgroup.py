@@ -174,13 +174,13 @@ def test_removed_group_is_gone(files: CgroupFiles, mount: Path) -> None:
 class Strict(LegacyCgroupFiles):
     """As a kernel: a write that asks for the impossible fails the test."""
 
-    def _write(self, path: Path, text: str) -> None:
-        super()._write(path, text)
+    def _write(self, path: Path, *texts: str) -> None:
+        super()._write(path, *texts)
         if path.name in NAMES:
             for folder in (path.parent, *path.parent.iterdir()):
                 if (folder / path.name).exists() and folder != self._root:
                     inner = CpuSet.parse((folder / path.name).read_text())
-                    assert inner <= CpuSet.parse((folder.parent / path.name).read_text()), (folder, path, text)
+                    assert inner <= CpuSet.parse((folder.parent / path.name).read_text()), (folder, path, texts)
                     assert inner
 
 

@@ -77,6 +77,7 @@ def group(tmp_path: Path) -> Path:
     folder.mkdir()
     for name in ("cpuset.cpus", "cpuset.mems"):
         (folder / name).write_text("\n")
+    (folder / "cpuset.mems.effective").write_text("0-3\n")
     return folder
 
 

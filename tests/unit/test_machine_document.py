@@ -68,6 +68,13 @@ def test_document_is_rendered_in_the_documented_order() -> None:
     assert json.dumps(rendered) == json.dumps(SMALL)
 
 
+def test_offline_cpus_are_told_where_there_are_any() -> None:
+    read = document.parse_machine(changed(offline="2-4,6"))
+    assert read.offline == CpuSet.parse("2-4,6")
+    assert document.render_machine(read) == SMALL | {"offline": "2-4,6"}
+    assert list(document.render_machine(read))[-3:] == ["isolated", "offline", "warnings"]
+
+
 def test_order_of_entries_does_not_matter() -> None:
     shuffled = changed(nodes=SMALL["nodes"][::-1], cpus=SMALL["cpus"][::-1])
     assert document.parse_machine(shuffled) == document.parse_machine(json.dumps(SMALL))
@@ -145,6 +152,8 @@ def test_huge_pages_and_kinds_of_cores_are_told_where_there_are_any() -> None:
         ({"cpus": [*SMALL["cpus"], SMALL["cpus"][2]]}, "cpu 5 appears 2 times"),
         ({"online": "0-1,5,8"}, "online cpus 8 are not in cpus"),
         ({"online": "0-1"}, "cpus 5 are not in online"),
+        ({"offline": "1-3"}, "cpus 1 are in online and in offline"),
+        ({"offline": "0-x"}, "offline: bad cpuset element '0-x' in '0-x'"),
         ({"online": "0-x"}, "online: bad cpuset element '0-x' in '0-x'"),
         ({"isolated": "^1"}, "isolated: bad cpuset element '^1' in '^1'"),
         ({"nodes": [SMALL["nodes"][0]]}, "node 0 has a distance to node 4, which is not in nodes"),

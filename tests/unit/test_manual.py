@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import click
@@ -14,6 +14,8 @@ import pytest
 
 from incus_numa.cli.main import COMMANDS, group
 from incus_numa.cli.manual import render_manual
+from tests.commands import run
+from tests.contract.terminal import PATIENCE_S, terminal
 
 
 def plain(text: str) -> str:
@@ -59,10 +61,17 @@ def test_no_line_is_a_request_by_accident() -> None:
             assert re.match(r"\.(TH|SH|SS|PP|TP|B|BR|I)\b", line), line
 
 
-def test_the_module_writes_the_page() -> None:
-    command = [sys.executable, "-m", "incus_numa.cli.manual"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    assert (result.stdout, result.stderr) == (render_manual(), "")
+def test_the_command_writes_the_page() -> None:
+    result = run("man")
+    assert (result.code, result.out, result.err) == (0, render_manual(), "")
+
+
+@pytest.mark.skipif(shutil.which("man") is None or shutil.which("groff") is None, reason="needs man and groff")
+async def test_on_a_terminal_the_page_is_shown_by_man() -> None:
+    with terminal("man", MANPAGER="cat", MANWIDTH="80", LC_ALL="C.UTF-8") as shown:
+        await shown.wait_for("goes to no terminal.")
+        assert await asyncio.to_thread(shown.process.wait, PATIENCE_S) == 0
+    assert ".SH" not in shown.text
 
 
 @pytest.mark.skipif(shutil.which("man") is None or shutil.which("groff") is None, reason="needs man and groff")

@@ -55,7 +55,7 @@ def told(placement: Placement, observed: Observed) -> list[str]:
         (placed("1", "4-5", "1"), seen("0", "0-1", "0"), ["nodes 0>1", "mems 0>0-1", "cpus 0-1>4-5", "mems 0-1>1"]),
         (placed("1", "4-5", "1"), seen("0", "0-1", "0-1"), ["nodes 0>1", "cpus 0-1>4-5", "mems 0-1>1"]),
         (placed("0-1", "0,4", "0-1"), seen("0", "0-1", "0"), ["nodes 0>0-1", "mems 0>0-1", "cpus 0-1>0,4"]),
-        (placed("0-1", "0,4"), seen("0", "0-1", "0"), ["nodes 0>0-1", "mems 0>", "cpus 0-1>0,4"]),
+        (placed("0-1", "0,4"), seen("0", "0-1", "0"), ["nodes 0>0-1", "mems 0>0-3", "cpus 0-1>0,4"]),
         (placed("1", "4", "1"), seen("0", "0"), ["nodes 0>1", "cpus 0>4", "mems >1"]),
         (placed("0-3", "0,4"), seen("0-3", "0,4", "0-3"), []),
         (placed("0-3", "0,4", "0-3"), seen("0-3", "0,4"), []),

@@ -109,6 +109,15 @@ def test_offline_cpu_is_dropped_from_node_core_and_l3(tree: Tree) -> None:
     assert machine.warnings == ()
 
 
+@pytest.mark.parametrize(("present", "offline"), [("0-5", "0,4-5"), ("1-3", ""), ("0-x", ""), (None, "")])
+def test_cpus_that_are_plugged_in_and_not_online_are_offline(tree: Tree, present: str | None, offline: str) -> None:
+    tree.write("cpu/online", "1-3")
+    tree.write("cpu/offline", "0,4-127")
+    if present is not None:
+        tree.write("cpu/present", present)
+    assert tree.read().offline == CpuSet.parse(offline)
+
+
 def test_without_the_online_list_the_cpu_directories_tell(tree: Tree) -> None:
     tree.remove("cpu/online")
     tree.write("cpu/cpu2/online", "0")

@@ -35,12 +35,12 @@ def test_a_hybrid_machine_with_pages_isolated_and_lost_cpus() -> None:
         "2n8t: 3 nodes, 9 CPUs, 65 GiB",
         "├─ socket 0",
         "│  └─ node 0: 32 GiB, 24 GiB free, 1 GiB in pages of 2 MiB",
-        "│     ├─ L3 0: 1 performance core of 2 threads, CPUs 0-1",
-        "│     └─ L3 0: 1 efficiency core of 2 threads, CPUs 2-3",
+        "│     ├─ L3 #0: 1 performance core of 2 threads, CPUs 0-1",
+        "│     └─ L3 #0: 1 efficiency core of 2 threads, CPUs 2-3",
         "├─ socket 1",
         "│  └─ node 1: 32 GiB, 24 GiB free, 1 GiB in pages of 2 MiB",
-        "│     ├─ L3 4: 1 performance core of 2 threads, CPUs 4-5",
-        "│     ├─ L3 4: 1 efficiency core of 2 threads, CPUs 6-7",
+        "│     ├─ L3 #1: 1 performance core of 2 threads, CPUs 4-5",
+        "│     ├─ L3 #1: 1 efficiency core of 2 threads, CPUs 6-7",
         "│     └─ isolated: CPUs 7",
         "├─ memory without CPUs",
         "│  └─ node 4: 1 GiB",
@@ -52,8 +52,8 @@ def test_a_cache_of_two_nodes_says_so() -> None:
     machine = builders.machine(nodes=2, cpus_per_node=2)
     shared = replace(machine, cpus=tuple(replace(cpu, l3=0) for cpu in machine.cpus))
     lines = render_tree(shared).splitlines()
-    assert lines[3].strip(" │└─") == "L3 0: 1 core of 2 threads, shared with node 1, CPUs 0-1"
-    assert lines[5].strip(" │└─") == "L3 0: 1 core of 2 threads, shared with node 0, CPUs 2-3"
+    assert lines[3].strip(" │└─") == "L3 #0: 1 core of 2 threads, shared with node 1, CPUs 0-1"
+    assert lines[5].strip(" │└─") == "L3 #0: 1 core of 2 threads, shared with node 0, CPUs 2-3"
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)

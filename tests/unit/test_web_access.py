@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from incus_numa.errors import ConfigError, ReportError
 from incus_numa.settings import parse_settings
 from incus_numa.web.access import Access, TokenFile, Visit
-from incus_numa.web.peers import Members, Peer, choose_group
+from incus_numa.web.peers import BELIEVED_S, Members, Peer, choose_group
 from incus_numa.web.problems import Refusal
 
 TOKEN = "0123456789abcdef"
@@ -251,11 +253,6 @@ class Accounts:
         return frozenset((7, 8)) if uid == 1000 else frozenset()
 
 
-def lets_in(members: Members, peer: Peer) -> bool:
-    found = members.knows(peer)
-    return members.look_up(peer) if found is None else found
-
-
 @pytest.mark.parametrize(
     ("uid", "gid", "group", "expected"),
     [
@@ -269,8 +266,43 @@ def lets_in(members: Members, peer: Peer) -> bool:
         (2000, 5, 7, False),
     ],
 )
-def test_root_ourselves_and_the_group_are_members(uid: int, gid: int, group: int | None, expected: bool) -> None:
-    assert lets_in(Members(group, Accounts()), Peer(uid=uid, gid=gid)) is expected
+async def test_root_ourselves_and_the_group_are_members(uid: int, gid: int, group: int | None, expected: bool) -> None:
+    assert await Members(group, Accounts()).admit(Peer(uid=uid, gid=gid)) is expected
+
+
+class Counted(Accounts):
+    """Accounts that wait until they may answer, and count how often they were asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.may_answer = threading.Event()
+
+    def list_groups(self, uid: int) -> frozenset[int]:
+        self.asked += 1
+        self.may_answer.wait(10)
+        return super().list_groups(uid)
+
+
+async def test_what_the_group_database_said_is_believed_for_a_while() -> None:
+    accounts, now = Counted(), [0.0]
+    accounts.may_answer.set()
+    members, peer = Members(7, accounts, clock=lambda: now[0]), Peer(uid=1000, gid=5)
+    found = [await members.admit(peer) for _ in range(3)]
+    asked = accounts.asked
+    now[0] += BELIEVED_S + 1
+    assert (found, await members.admit(peer), asked, accounts.asked) == ([True] * 3, True, 1, 2)
+
+
+async def test_a_group_database_that_does_not_answer_keeps_nobody_else_waiting() -> None:
+    accounts = Counted()
+    members = Members(7, accounts, look_up_s=0.05)
+    asking = [members.admit(Peer(uid=1000 + number, gid=5)) for number in range(40)]
+    found = await asyncio.gather(*asking, return_exceptions=True)
+    # Where placing writes its files: all of those threads are free.
+    await asyncio.wait_for(asyncio.gather(*(asyncio.to_thread(int) for _ in range(40))), 5)
+    accounts.may_answer.set()
+    assert {one.problem.status for one in found if isinstance(one, Refusal)} == {503}
+    assert len([one for one in found if isinstance(one, Refusal)]) == 40
 
 
 @pytest.mark.parametrize(("wanted", "found"), [("", 7), ("lxd", 9), ("nobody-has-it", None)])

@@ -35,7 +35,6 @@ from incus_numa.model.plan import (
     WriteMems,
 )
 from incus_numa.model.rebalance import Hold, Move, MoveRecord
-from incus_numa.web import stream
 from incus_numa.web.stream import Listener
 from incus_numa.web.telling import KINDS, render_notice
 
@@ -109,27 +108,24 @@ def test_a_notice_is_told_as_plain_values(notice: Notice, document: dict[str, An
 
 
 async def test_events_that_came_together_are_sent_together_and_in_order() -> None:
-    listener = Listener()
+    listener = Listener(10)
     for text in (b"a", b"b", b"c"):
         listener.put(text)
     assert await listener.take(0.01) == b"abc"
 
 
-async def test_who_reads_too_slowly_is_told_how_much_they_missed_and_nothing_after_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(stream, "MOST_KEPT", 3)
-    listener = Listener()
+async def test_who_reads_too_slowly_is_told_how_much_they_missed_and_nothing_after_it() -> None:
+    listener = Listener(3)
     for _ in range(5):
         listener.put(b"x")
     assert (await listener.take(0.01), listener.is_over) == (b'event: overflow\ndata: {"missed":5}\n\n', True)
 
 
 async def test_nothing_is_a_comment() -> None:
-    assert (await Listener().take(0.01)).startswith(b": ")
+    assert (await Listener(10).take(0.01)).startswith(b": ")
 
 
 async def test_the_end_comes_at_once() -> None:
-    listener = Listener()
+    listener = Listener(10)
     listener.end()
     assert (await listener.take(60.0), listener.is_over) == (b"", True)

@@ -14,6 +14,8 @@ from incus_numa.settings import Settings, list_unused
 
 HOST, SETTINGS, DAEMON = "host", "settings", "daemon"
 
+ENDED = "where it is enabled, `systemctl status incus-numa` and `journalctl -u incus-numa` say why it ended"
+
 _NEEDED_FOR = {
     Capability.NICE: "threads of virtual machines cannot be placed, and memory cannot be moved in slices",
     Capability.TRACE: "memory cannot be moved in slices",
@@ -49,7 +51,22 @@ def check_memory(settings: Settings, machine: Machine) -> list[Finding]:
 
 def check_settings(problems: Iterable[str]) -> list[Finding]:
     """Settings that cannot work here, a sentence each with what is expected."""
-    return [warning(Kind.BAD_SETTING, SETTINGS, problem, "correct the configuration") for problem in problems]
+    do = "correct the configuration, or what `incus-numa policy get` shows as set"
+    return [warning(Kind.BAD_SETTING, SETTINGS, problem, do) for problem in problems]
+
+
+def check_usable(machine: Machine) -> list[Finding]:
+    """Whether the machine has a CPU for instances at all, whatever is set."""
+    if not machine.online or machine.online - machine.isolated:
+        return []
+    text = f"every CPU that is online is isolated ({machine.online}): instances are refused (no-cpus)"
+    return [warning(Kind.NO_USABLE_CPU, HOST, text, "leave CPUs out of isolcpus, or of the isolated partition")]
+
+
+def check_policy(left_out: Iterable[str]) -> list[Finding]:
+    """What was set while the daemon runs and is not in force, a sentence each."""
+    do = "set it anew (`incus-numa policy set`), or go back to the file (--reset)"
+    return [warning(Kind.BAD_SETTING, SETTINGS, problem, do) for problem in left_out]
 
 
 def check_daemon(pid: str | None, placeable: Iterable[Observed]) -> list[Finding]:
@@ -57,15 +74,16 @@ def check_daemon(pid: str | None, placeable: Iterable[Observed]) -> list[Finding
     running = list(placeable)
     if pid is not None:
         return []
+    start = "systemctl enable --now incus-numa"
     if not running:
         text = "no daemon runs: instances that ask for it will not be placed when they start"
-        return [note(Kind.NO_DAEMON, DAEMON, text, "systemctl enable --now incus-numa")]
+        return [note(Kind.NO_DAEMON, DAEMON, text, f"{start}; {ENDED}")]
     if all(one.decided is not None for one in running):
         text = "no daemon runs: instances are placed when `incus-numa rebalance` is called, and the server may undo it"
-        return [note(Kind.NO_DAEMON, DAEMON, text, "systemctl enable --now incus-numa, or incus-numa-rebalance.timer")]
+        return [note(Kind.NO_DAEMON, DAEMON, text, f"{start}, or incus-numa-rebalance.timer; {ENDED}")]
     waiting = sum(one.decided is None for one in running)
     text = f"no daemon runs: {waiting} of {len(running)} managed instances that run have not been placed"
-    return [warning(Kind.NO_DAEMON, DAEMON, text, "systemctl enable --now incus-numa")]
+    return [warning(Kind.NO_DAEMON, DAEMON, text, f"{start}; {ENDED}")]
 
 
 def check_balancing(features: KernelFeatures, machine: Machine, running: Iterable[Observed]) -> list[Finding]:
@@ -74,12 +92,10 @@ def check_balancing(features: KernelFeatures, machine: Machine, running: Iterabl
     if not features.numa_balancing or not bound or len(machine.nodes) < 2:
         return []
     text = (
-        f"the kernel's NUMA balancing is on, and {count(bound, 'instance')} with bound memory {_has(bound)} its cost "
-        "without its use: it samples their memory by page faults, but cannot take it off the nodes that it is bound to "
-        "(from Linux 6.16 on it leaves memory out that is bound to one node); what is not bound it moves to where its "
-        "threads run"
+        f"the kernel's NUMA balancing is on, and costs {count(bound, 'instance')} with bound memory page faults for "
+        "nothing"
     )
-    do = "sysctl kernel.numa_balancing=0, unless what is not bound gains more by it"
+    do = "sysctl kernel.numa_balancing=0, unless instances whose memory is not bound gain more by it"
     return [note(Kind.NUMA_BALANCING, HOST, text, do)]
 
 
@@ -130,7 +146,3 @@ def _split(kind: Kind, problem: str) -> Finding:
     if not text:
         text, _, do = problem.rpartition(": ")
     return warning(kind, HOST, text or problem, do if text else "")
-
-
-def _has(number: int) -> str:
-    return "has" if number == 1 else "have"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from incus_numa.cli.findings.finding import Finding, Kind, warning
 from incus_numa.cpuset import CpuSet, NodeSet
 from incus_numa.daemon import owners
-from incus_numa.facts.words import show_nodes
+from incus_numa.facts.words import count, show_nodes
 from incus_numa.model.instance import Instance, MemoryMode
 from incus_numa.model.machine import Machine
 from incus_numa.model.plan import Placement, Plan, Reason, Rejection
 from incus_numa.model.snapshot import Decided, Observed
+from incus_numa.policy.ledger import usable_cpus
 from incus_numa.policy.steps import PACED_BYTES
 from incus_numa.quantities import render_bytes
 from incus_numa.settings import PlacementSettings
@@ -24,6 +26,12 @@ NO_CGROUP = (
 
 _TELLING = 10
 """A part of a guest's memory that is smaller than one of so many is not worth a word."""
+
+SEVERAL = 2
+"""Of fewer instances it is enough that each is told."""
+
+_OF_THEIR_KEYS = {Reason.BAD_KEY.value, Reason.BAD_PIN.value}
+"""Whoever is refused so has itself to blame, and not the settings."""
 
 _EXPLAINED = {
     Reason.BAD_KEY: (Kind.BAD_KEY, Kind.LIMIT_UNREADABLE),
@@ -89,6 +97,31 @@ def check_plan(plan: Plan, told: Mapping[str, Set[Kind]]) -> list[Finding]:
         for one in plan.rejections
         if not told.get(str(one.key), frozenset()) & set(_EXPLAINED.get(one.reason, ()))
     ]
+
+
+def check_nobody_placed(plan: Plan) -> list[Finding]:
+    """Whether all of several running instances are refused, which is rarely meant."""
+    refused = Counter(one.reason.value for one in plan.rejections)
+    if plan.placements or refused.total() < SEVERAL or refused.keys() <= _OF_THEIR_KEYS:
+        return []
+    reasons = ", ".join(f"{number} by {reason}" for reason, number in sorted(refused.items()))
+    text = f"none of the {refused.total()} managed instances that run can be placed: {reasons}"
+    do = "what is set leaves them nothing, or the host is too small: look at `incus-numa policy get`"
+    return [warning(Kind.NOBODY_PLACED, "settings", text, do)]
+
+
+def check_few_cpus(running: Iterable[Instance], machine: Machine, settings: PlacementSettings) -> list[Finding]:
+    """Managed instances that would have as many CPUs as they ask for if the settings kept none of them back."""
+    usable = sum(map(len, usable_cpus(machine, CpuSet.parse(settings.reserved_cpus)).values()))
+    unkept = sum(map(len, usable_cpus(machine, CpuSet()).values()))
+    short = [one for one in running if one.managed and usable < (one.demand.vcpus or 0) <= unkept]
+    if not short or not usable:
+        return []
+    text = (
+        f"placement.reserved_cpus leaves {count(usable, 'CPU')} of {unkept} to instances, and "
+        f"{len(short)} of those that run and are managed ask for more"
+    )
+    return [warning(Kind.FEW_CPUS, "settings", text, "reserve fewer (`incus-numa policy get` shows what is set)")]
 
 
 def check_exclusive(plan: Plan, seen: Iterable[tuple[Instance, Observed]]) -> list[Finding]:
