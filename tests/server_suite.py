@@ -21,7 +21,7 @@ from incus_numa.model.instance import InstanceKey, InstanceType
 from incus_numa.server import demand
 from incus_numa.server.protocol import Connected, Event, Heard, Product, Server, ServerInstance
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 NOTE: Final = "user.suite"
 """A key that every project lets everybody change."""
 
@@ -215,8 +215,10 @@ class ServerSuite:
         async with watching(case.server) as stream:
             assert isinstance(await anext(stream), Connected)
             await case.switch("start")
-            assert ((await case.server.get_pid(case.stopped)) or 0) > 1
-            await case.switch("stop")
+            try:
+                assert ((await case.server.get_pid(case.stopped)) or 0) > 1
+            finally:
+                await case.switch("stop")
             assert await case.server.get_pid(case.stopped) is None
             await see(stream, {("instance-started", case.stopped), ("instance-stopped", case.stopped)}, case.member)
 
