@@ -239,8 +239,11 @@ class Simulator:
 
     @property
     def write(self) -> Write:
-        """How a program in this process writes to cgroups: the fake kernel misses no line where each of them counts."""
-        return self.kernel.write if self.options.born_inside else write_lines
+        """How a program in this process writes to cgroups: the fake kernel misses no line where each of them counts.
+
+        Elsewhere only the last one does, and whoever reads the file meanwhile sees no other.
+        """
+        return self.kernel.write if self.options.born_inside else lambda path, lines: write_lines(path, lines[-1:])
 
     def vm_threads(self, key: InstanceKey) -> VmThreads:
         """The threads of a running virtual machine, those of vCPUs told from others, and where each may run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import time
@@ -125,6 +126,10 @@ def _is_cut_off(record: logging.LogRecord) -> bool:
     """Whether the simulated server could not answer somebody whose connection it has just cut."""
     error = record.exc_info[1] if record.exc_info else None
     return record.name == "aiohttp.server" and isinstance(error, ConnectionError)
+
+
+_COUNT = itertools.count()
+"""What changes of the instance that is changed only to see when its event has come."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,7 +341,7 @@ class Rig:
         if key not in self.simulator.incus.records:
             self.simulator.create(key.name)
         before = self.calls("GET instance", key)
-        self.simulator.set_config(key, {"user.count": str(before)})
+        self.simulator.set_config(key, {"user.count": str(next(_COUNT))})
         await eventually(lambda: self.calls("GET instance", key) > before)
         await eventually(lambda: not any(task.get_name().startswith("pass ") for task in asyncio.all_tasks()))
 

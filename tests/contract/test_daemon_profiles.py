@@ -83,6 +83,8 @@ async def test_profile_that_asks_for_balanced_is_one_pass() -> None:
 async def test_profile_that_raises_the_limit_is_one_pass_and_writes_no_record_that_is_right() -> None:
     async with users({"limits.cpu": "2", "limits.cpu.nodes": "balanced"}) as (r, keys):
         r.simulator.set_profile("numa", {"limits.cpu": "4", "limits.cpu.nodes": "balanced"})
+        # The server gives them four CPUs by itself, before the daemon has heard of it.
+        await eventually(lambda: cost(r, keys).listings > 0)
         await eventually(lambda: all(len(r.seat(key).cpus) == 4 for key in keys))
         await r.placed(*keys)
         assert is_one_pass(cost(r, keys), patches=0)
